@@ -1,0 +1,1 @@
+"""Everything that is not Flower: surveys, features, the predictor, training, metrics."""

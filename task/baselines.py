@@ -1,0 +1,96 @@
+"""No-learning baselines, scored on exactly the questions that the predictor is scored on."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from task.config import RunConfig
+from task.evaluation import evaluation_splits
+from task.features import GroupData, load_group, load_roles, load_survey
+from task.metrics import GroupScores, alignment_score
+from task.roles import Role
+from task.survey import Survey
+
+UNIFORM = "uniform"
+POPULATION_MEAN = "population_mean"
+
+
+def seen_question_keys(
+    keys_by_group: Mapping[str, NDArray[np.int64]], roles: Mapping[str, Role]
+) -> dict[Role, NDArray[np.int64]]:
+    """Return the keys of seen questions, for groups of each role.
+
+    For a held-out group a question is seen when some training group was asked it. A training group
+    was asked all its own questions, so for it another training group must have been asked too.
+    """
+    asked = Counter(
+        key
+        for group, keys in keys_by_group.items()
+        if roles[group] == "train"
+        for key in set(keys.tolist())
+    )
+    return {
+        role: np.array(sorted(k for k, n in asked.items() if n >= least), dtype=np.int64)
+        for role, least in (("held-out", 1), ("train", 2))
+    }
+
+
+def population_mean(
+    survey: Survey, roles: Mapping[str, Role], leave_out: str | None = None
+) -> dict[int, NDArray[np.float64]]:
+    """Return the mean answer distribution of the training groups, by position of the question."""
+    total: dict[int, NDArray[np.float64]] = {}
+    count: Counter[int] = Counter()
+    for group, role in roles.items():
+        if role == "train" and group != leave_out:
+            answers = survey.answers[group]
+            for index, position in enumerate(answers.questions.tolist()):
+                total[position] = total.get(position, 0.0) + answers.distribution(index)
+                count[position] += 1
+    return {position: shares / count[position] for position, shares in total.items()}
+
+
+def score_baselines(config: RunConfig) -> dict[str, dict[str, GroupScores]]:
+    """Score both baselines: baseline name to group to scores.
+
+    `uniform` gives every option the same share. `population_mean` gives the mean of the (other)
+    training groups on the same question, and uniform where none was asked. It reads the training
+    groups' answers, which is possible in a simulation only.
+    """
+    survey = load_survey(config.data, config.run.seed)
+    roles = load_roles(config.data, config.evaluation, config.run.seed)
+    groups = {group: load_group(config, group) for group in roles}
+    seen = seen_question_keys({g: data.question_keys for g, data in groups.items()}, roles)
+    everyone = population_mean(survey, roles)
+    scores: dict[str, dict[str, GroupScores]] = {UNIFORM: {}, POPULATION_MEAN: {}}
+    for group, data in groups.items():
+        means = population_mean(survey, roles, group) if roles[group] == "train" else everyone
+        is_seen = np.isin(data.question_keys, seen[roles[group]])
+        for name, known in ((UNIFORM, {}), (POPULATION_MEAN, means)):
+            values = _score_each(data, known)
+            scores[name][group] = sum(
+                (
+                    GroupScores.of(values[split.target], is_seen[split.target])
+                    for split in evaluation_splits(data, config.evaluation, config.run.seed)
+                ),
+                GroupScores(),
+            )
+    return scores
+
+
+def _score_each(
+    data: GroupData, known: Mapping[int, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Return the (Q,) alignment scores of known distributions, uniform where none is known."""
+    answers = data.answers
+    truth = np.zeros((len(answers), int(answers.lengths.max())))
+    guess = np.zeros_like(truth)
+    for index, (position, length) in enumerate(
+        zip(answers.questions.tolist(), answers.lengths.tolist(), strict=True)
+    ):
+        truth[index, :length] = answers.distribution(index)
+        guess[index, :length] = known.get(position, np.full(length, 1 / length))
+    return alignment_score(torch.from_numpy(guess), torch.from_numpy(truth)).numpy()

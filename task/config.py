@@ -1,0 +1,468 @@
+"""RunConfig: every setting of a run, parsed once from Flower's flat run config and validated.
+
+The keys, their defaults and their types are the dataclass fields below: `train.num_rounds`
+here is `train.num-rounds` in `pyproject.toml`, in `conf/*.toml` and on the command line.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from task.errors import ConfigError, suggest
+
+Scalar = bool | int | float | str
+
+SOURCES = ("synthetic", "global-opinions", "table")
+OBJECTIVES = ("categorical", "gaussian")
+SCHEDULES = ("constant", "cosine")
+TEXT_FORMATS = ("question-option", "alpaca")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+def _setting(default: Scalar, help: str) -> Any:  # noqa: A002 (argparse's and typer's word)
+    return field(default=default, metadata={"help": help})
+
+
+def _require(ok: bool, key: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"{key} = {value!r}: expected {expected}.")
+
+
+def _choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(
+            f"{key} = {value!r}: expected one of {', '.join(choices)}.{suggest(value, choices)}"
+        )
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Split a `|`-separated list of names (some country names contain commas)."""
+    return tuple(name.strip() for name in text.split("|") if name.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """`run.*`: the run as a whole."""
+
+    seed: int = _setting(0, "Seed from which all randomness of the run derives.")
+    directory: str = _setting(
+        "",
+        "Where the run is written. Empty: `runs/<time>-<source>-seed<seed>`. Relative paths are "
+        "taken from the project folder (`flwr run`) or the current folder (`pluralllm run`).",
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "run.seed", self.seed, "an integer >= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """`data.*`: the survey, and which of its groups train and which are held out."""
+
+    source: str = _setting(
+        "synthetic", "Survey source: `synthetic`, `global-opinions` or `table`."
+    )
+    path: str = _setting(
+        "",
+        "Survey file. `table`: CSV, JSONL or Parquet in long form. `global-opinions`: a local copy "
+        "(CSV or Parquet); empty: `Anthropic/llm_global_opinions` from the Hugging Face hub.",
+    )
+    train_groups: str = _setting(
+        "", "Groups that train, separated by `|`. Empty: all eligible groups not held out."
+    )
+    held_out_groups: str = _setting(
+        "",
+        "Groups that are evaluated but never train, separated by `|`. Empty, with "
+        "`data.train-groups` empty too: a seeded draw of `data.num-held-out-groups`.",
+    )
+    num_held_out_groups: int = _setting(
+        4, "How many eligible groups the seeded draw holds out, when no group is named."
+    )
+    min_questions: int = _setting(
+        0, "A group chosen by rule (not by name) needs at least this many answered questions."
+    )
+    held_back_fraction: float = _setting(
+        0.1,
+        "Share of a training group's questions that never train; the training groups' scores and "
+        "the choice of the best predictor come from them.",
+    )
+    synthetic_groups: int = _setting(12, "`synthetic`: number of groups.")
+    synthetic_questions: int = _setting(300, "`synthetic`: number of questions.")
+    synthetic_answered: int = _setting(120, "`synthetic`: questions answered by each group.")
+
+    def __post_init__(self) -> None:
+        _choice("data.source", self.source, SOURCES)
+        if self.source == "table":
+            _require(bool(self.path), "data.path", self.path, "a file when data.source is 'table'")
+        if self.source == "synthetic":
+            _require(
+                not self.path, "data.path", self.path, "nothing when data.source is 'synthetic'"
+            )
+        overlap = sorted(set(self.train_group_names) & set(self.held_out_group_names))
+        if overlap:
+            raise ConfigError(
+                f"data.train-groups and data.held-out-groups both name {overlap[0]!r}: a group "
+                "either trains or is held out."
+            )
+        for key, value in (
+            ("data.num-held-out-groups", self.num_held_out_groups),
+            ("data.min-questions", self.min_questions),
+        ):
+            _require(value >= 0, key, value, "an integer >= 0")
+        _require(
+            0 < self.held_back_fraction < 1,
+            "data.held-back-fraction",
+            self.held_back_fraction,
+            "a number between 0 and 1, both excluded",
+        )
+        _require(
+            self.synthetic_groups >= 2,
+            "data.synthetic-groups",
+            self.synthetic_groups,
+            "an integer >= 2",
+        )
+        _require(
+            self.synthetic_questions >= 2,
+            "data.synthetic-questions",
+            self.synthetic_questions,
+            "an integer >= 2",
+        )
+        _require(
+            2 <= self.synthetic_answered <= self.synthetic_questions,
+            "data.synthetic-answered",
+            self.synthetic_answered,
+            f"an integer from 2 to data.synthetic-questions ({self.synthetic_questions})",
+        )
+
+    @property
+    def train_group_names(self) -> tuple[str, ...]:
+        """The groups named in `data.train-groups`."""
+        return split_names(self.train_groups)
+
+    @property
+    def held_out_group_names(self) -> tuple[str, ...]:
+        """The groups named in `data.held-out-groups`."""
+        return split_names(self.held_out_groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """`encoder.*`: from question and option text to features."""
+
+    name: str = _setting(
+        "hashing",
+        "`hashing` (feature hashing, no download), or a `transformers` model: a hub id or a local "
+        "folder.",
+    )
+    revision: str = _setting("", "Revision of a hub model. Empty: its default branch.")
+    text_format: str = _setting(
+        "question-option",
+        "Text given to the encoder: `question-option`, or `alpaca` (the paper's prompt).",
+    )
+    dimension: int = _setting(512, "`hashing`: number of features.")
+    batch_size: int = _setting(64, "Texts per forward pass of a `transformers` model.")
+    max_length: int = _setting(
+        512, "Tokens after which a text is cut (never above the model's own limit)."
+    )
+    device: str = _setting("auto", "`auto`, `cpu`, `cuda` or `mps`.")
+    dtype: str = _setting(
+        "auto", "`auto` (float32 on CPU, bfloat16 on GPU), `float32`, `float16` or `bfloat16`."
+    )
+    cache_directory: str = _setting(
+        "",
+        "Where features are cached. Empty: `$PLURALLLM_CACHE`, else `~/.cache/pluralllm`.",
+    )
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "encoder.name", self.name, "'hashing', a hub id or a folder")
+        _choice("encoder.text-format", self.text_format, TEXT_FORMATS)
+        _choice("encoder.device", self.device, DEVICES)
+        _choice("encoder.dtype", self.dtype, DTYPES)
+        _require(self.dimension >= 1, "encoder.dimension", self.dimension, "an integer >= 1")
+        _require(self.batch_size >= 1, "encoder.batch-size", self.batch_size, "an integer >= 1")
+        _require(self.max_length >= 8, "encoder.max-length", self.max_length, "an integer >= 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorSettings:
+    """`predictor.*`: the preference predictor (GPO's transformer)."""
+
+    width: int = _setting(128, "Width of the tokens (GPO's d_model).")
+    embedder_depth: int = _setting(4, "Linear layers of the token embedder.")
+    num_layers: int = _setting(6, "Transformer layers.")
+    num_heads: int = _setting(4, "Attention heads; must divide `predictor.width`.")
+    feedforward_width: int = _setting(128, "Width of the feed-forward layers and of the head.")
+    standardise_features: bool = _setting(
+        True,
+        "Give the predictor z-scored features (mean and variance pooled over the training groups' "
+        "questions, obtained as sums).",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_layers", "num_heads", "feedforward_width"):
+            value = getattr(self, name)
+            _require(value >= 1, f"predictor.{_dashed(name)}", value, "an integer >= 1")
+        _require(
+            self.embedder_depth >= 2,
+            "predictor.embedder-depth",
+            self.embedder_depth,
+            "an integer >= 2",
+        )
+        _require(
+            self.width % self.num_heads == 0,
+            "predictor.num-heads",
+            self.num_heads,
+            f"a divisor of predictor.width ({self.width})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """`train.*`: the rounds, and local training on a client."""
+
+    num_rounds: int = _setting(25, "Federated rounds.")
+    local_steps: int = _setting(6, "Optimizer steps of each client in a round.")
+    episodes_per_step: int = _setting(1, "Episodes averaged in one optimizer step.")
+    objective: str = _setting(
+        "categorical",
+        "`categorical` (cross-entropy against the answer distribution) or `gaussian` (the paper's "
+        "likelihood).",
+    )
+    learning_rate: float = _setting(1e-3, "Adam's learning rate (its peak, with a schedule).")
+    schedule: str = _setting(
+        "cosine", "Learning rate over the whole run: `constant`, or `cosine` down to 0."
+    )
+    weight_decay: float = _setting(0.0, "Decoupled weight decay (AdamW).")
+    min_context: int = _setting(10, "Fewest context questions of a training episode.")
+    max_context: int = _setting(100, "Most context questions of a training episode.")
+    min_target: int = _setting(10, "Fewest target questions of a training episode.")
+    max_target: int = _setting(100, "Most target questions of a training episode.")
+    clients_per_round: int = _setting(
+        0, "Training clients drawn each round, without replacement. 0: all."
+    )
+    min_valid_fraction: float = _setting(
+        0.5, "The run stops when a smaller share of a round's clients sends a valid reply."
+    )
+    round_timeout: float = _setting(3600.0, "Seconds to wait for the replies of a round.")
+
+    def __post_init__(self) -> None:
+        _choice("train.objective", self.objective, OBJECTIVES)
+        _choice("train.schedule", self.schedule, SCHEDULES)
+        for name in (
+            "num_rounds",
+            "local_steps",
+            "episodes_per_step",
+            "min_context",
+            "min_target",
+        ):
+            value = getattr(self, name)
+            _require(value >= 1, f"train.{_dashed(name)}", value, "an integer >= 1")
+        for low, high in (("min_context", "max_context"), ("min_target", "max_target")):
+            value, floor = getattr(self, high), getattr(self, low)
+            _require(
+                value >= floor,
+                f"train.{_dashed(high)}",
+                value,
+                f"an integer >= train.{_dashed(low)} ({floor})",
+            )
+        _require(
+            self.learning_rate > 0, "train.learning-rate", self.learning_rate, "a number > 0"
+        )
+        _require(
+            self.weight_decay >= 0, "train.weight-decay", self.weight_decay, "a number >= 0"
+        )
+        _require(
+            self.clients_per_round >= 0,
+            "train.clients-per-round",
+            self.clients_per_round,
+            "an integer >= 0",
+        )
+        _require(
+            0 < self.min_valid_fraction <= 1,
+            "train.min-valid-fraction",
+            self.min_valid_fraction,
+            "a number above 0 and at most 1",
+        )
+        _require(
+            self.round_timeout > 0, "train.round-timeout", self.round_timeout, "a number > 0"
+        )
+
+    def learning_rates(self, server_round: int) -> list[float]:
+        """Return the learning rate of each local step of a round (rounds count from 1).
+
+        The schedule runs over all `num_rounds * local_steps` steps of the run, so it neither
+        restarts each round nor depends on how many clients take part.
+        """
+        if self.schedule == "constant":
+            return [self.learning_rate] * self.local_steps
+        total = self.num_rounds * self.local_steps
+        first = (server_round - 1) * self.local_steps
+        return [
+            0.5 * self.learning_rate * (1 + math.cos(math.pi * (first + step) / total))
+            for step in range(self.local_steps)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """`evaluation.*`: how a group is scored."""
+
+    every: int = _setting(5, "Evaluate every this many rounds (and before the first, and at last).")
+    num_context: int = _setting(20, "Context questions; all others of the group are targets.")
+    num_draws: int = _setting(4, "Seeded draws of the context questions that a score averages.")
+
+    def __post_init__(self) -> None:
+        for name in ("every", "num_context", "num_draws"):
+            value = getattr(self, name)
+            _require(value >= 1, f"evaluation.{_dashed(name)}", value, "an integer >= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyConfig:
+    """`strategy.*`: the aggregation rule."""
+
+    name: str = _setting("fedavg", "Aggregation rule: `fedavg`, `fedprox` or `fedmedian`.")
+    proximal_mu: float = _setting(0.0, "`fedprox`: weight of the proximal term.")
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "strategy.name", self.name, "the name of a strategy")
+        _require(
+            self.proximal_mu >= 0, "strategy.proximal-mu", self.proximal_mu, "a number >= 0"
+        )
+        if self.name == "fedprox":
+            _require(
+                self.proximal_mu > 0,
+                "strategy.proximal-mu",
+                self.proximal_mu,
+                "a number > 0 when strategy.name is 'fedprox'",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """`log.*`: where metrics go besides `metrics.jsonl`, which is always written."""
+
+    tensorboard: bool = _setting(False, "Also write TensorBoard events into the run directory.")
+    wandb_project: str = _setting(
+        "", "Also log to this Weights & Biases project (needs the `wandb` package)."
+    )
+    flower: bool = _setting(False, "Show Flower's own log lines between the rounds.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All settings of a run, one section per field."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorSettings = field(default_factory=PredictorSettings)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Scalar]) -> "RunConfig":
+        """Parse dotted keys, as Flower hands them over; keys left out keep their defaults.
+
+        Raises:
+            ConfigError: a key is unknown, or a value has the wrong type or is impossible.
+        """
+        known = _sections()
+        values: dict[str, dict[str, Scalar]] = {name: {} for name in known}
+        all_keys = cls().to_flat()
+        for key, value in flat.items():
+            if key not in all_keys:
+                raise ConfigError(
+                    f"Unknown config key {key!r}.{suggest(key, all_keys)} "
+                    "`pluralllm config` lists every key."
+                )
+            section, name = key.split(".", 1)
+            values[section][name.replace("-", "_")] = _typed(key, value, all_keys[key])
+        return cls(**{name: known[name](**values[name]) for name in known})
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Return every key with its value; `from_flat` of it gives this config back."""
+        return {
+            f"{section.name}.{_dashed(item.name)}": getattr(getattr(self, section.name), item.name)
+            for section in fields(self)
+            for item in fields(getattr(self, section.name))
+        }
+
+
+def help_texts() -> dict[str, str]:
+    """Return what each key means, in the order of the sections."""
+    return {
+        f"{section}.{_dashed(item.name)}": item.metadata["help"]
+        for section, kind in _sections().items()
+        for item in fields(kind)
+    }
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Turn nested TOML tables into dotted keys."""
+    flat: dict[str, Scalar] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def read_toml(path: Path) -> dict[str, Scalar]:
+    """Read a `conf/*.toml` file as dotted keys.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    try:
+        return flatten(tomllib.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"Config file {path} does not exist.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Config file {path} is not valid TOML: {error}") from None
+
+
+def parse_override(text: str) -> tuple[str, Scalar]:
+    """Parse one `key=value` of the command line; a value that is not TOML is a string.
+
+    Raises:
+        ConfigError: there is no `=`.
+    """
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"Expected key=value or a .toml file, got {text!r}.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return key.strip(), parsed if isinstance(parsed, bool | int | float | str) else value
+
+
+def _sections() -> dict[str, Any]:
+    return {item.name: item.default_factory for item in fields(RunConfig)}  # type: ignore[misc]
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _typed(key: str, value: object, default: Scalar) -> Scalar:
+    """Check a value against the type of its default; an integer may stand for a float."""
+    expected = type(default)
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if expected is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # a group or folder may be called 2024
+    if type(value) is not expected:
+        names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+        raise ConfigError(f"{key} = {value!r}: expected {names[expected]}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} = {value!r}: expected a finite number.")
+    return value  # type: ignore[return-value]

@@ -1,0 +1,246 @@
+"""Encoders: from question and option text to features, cached on disk.
+
+Features depend on text only, never on answers, so they are computed once per machine, kept under
+the encoder's fingerprint, and read by all clients of a machine from the same memory-mapped file.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from task.config import EncoderConfig
+from task.errors import EncoderError
+from task.survey import Question
+
+HASHING = "hashing"
+
+# The instruction of Alpaca (Taori et al., 2023) around a multiple-choice question, as in the
+# paper (arXiv 2503.09925, section 4): instruction, question, all options, and the answer.
+ALPACA_PROMPT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nGiven the question and its options, choose the option you agree with most."
+    "\n\n### Input:\n{question}\nOptions: {options}\n\n### Response:\n{option}"
+)
+
+
+class Encoder(Protocol):
+    """Turns questions into features."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the features: equal on two machines exactly when their features agree."""
+
+    def encode(self, questions: Sequence[Question]) -> NDArray[np.float32]:
+        """Return (options of all questions, d_x) features, one row per (question, option)."""
+
+
+class HashingEncoder:
+    """Feature hashing of words and word pairs; question and option hash into separate halves."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.dimension = config.dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Encoder.fingerprint`."""
+        return f"hashing-{self.dimension}"
+
+    def encode(self, questions: Sequence[Question]) -> NDArray[np.float32]:
+        """See `Encoder.encode`."""
+        from sklearn.feature_extraction.text import HashingVectorizer  # slow to import
+
+        option_width = self.dimension // 2
+        halves = []
+        for width, texts in (
+            (self.dimension - option_width, [q.text for q in questions for _ in q.options]),
+            (option_width, [option for q in questions for option in q.options]),
+        ):
+            if width:
+                hasher = HashingVectorizer(
+                    n_features=width, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b"
+                )
+                halves.append(hasher.transform(texts).toarray())
+        return np.concatenate(halves, axis=1).astype(np.float32)
+
+
+class TransformersEncoder:
+    """Any `transformers` encoder or decoder: masked mean pooling of the last hidden state."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def folder(self) -> Path:
+        """The local folder of the model; a hub model is downloaded once.
+
+        Raises:
+            EncoderError: there is no such folder, or the hub cannot be reached.
+        """
+        folder = Path(self.config.name).expanduser()
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise EncoderError(
+                    f"encoder.name = {self.config.name!r}: the folder holds no config.json. "
+                    "Expected the folder of a transformers model."
+                )
+            return folder
+        return _download(self.config.name, self.config.revision or None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `Encoder.fingerprint`: names, sizes and samples of the model's files, and settings.
+
+        Weights are sampled (first and last MiB), so that a model of many gigabytes takes no time.
+        """
+        digest = hashlib.sha256()
+        for file in sorted(self.folder.iterdir()):
+            if file.suffix in {".json", ".txt", ".model", ".safetensors", ".bin"}:
+                digest.update(f"{file.name}:{file.stat().st_size}:".encode())
+                with file.open("rb") as stream:
+                    digest.update(stream.read(1 << 20))
+                    stream.seek(max(0, file.stat().st_size - (1 << 20)))
+                    digest.update(stream.read(1 << 20))
+        settings = f"mean-pooling:{self.config.text_format}:{self.config.max_length}"
+        digest.update(settings.encode())
+        return f"transformers-{digest.hexdigest()[:16]}"
+
+    def encode(self, questions: Sequence[Question]) -> NDArray[np.float32]:
+        """See `Encoder.encode`; texts are batched by length, so that padding stays small."""
+        from tqdm import tqdm
+        from transformers import AutoModel, AutoTokenizer  # slow to import
+
+        device, dtype = _device_and_dtype(self.config)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            model = AutoModel.from_pretrained(self.folder, dtype=dtype).to(device).eval()
+        except (OSError, ValueError) as error:
+            raise EncoderError(
+                f"encoder.name = {self.config.name!r} cannot be loaded as a transformers model: "
+                f"{error}"
+            ) from error
+        if tokenizer.pad_token is None:  # decoders such as Llama have none; pads are masked anyway
+            tokenizer.pad_token = tokenizer.eos_token
+        longest = min(
+            self.config.max_length, getattr(model.config, "max_position_embeddings", None) or 10**9
+        )
+        texts = list(_texts(questions, self.config.text_format))
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+        features = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+        size = self.config.batch_size
+        with (
+            torch.inference_mode(),
+            tqdm(total=len(texts), desc="Encoding", unit="text", mininterval=2) as bar,
+        ):
+            for start in range(0, len(order), size):
+                rows = order[start : start + size]
+                batch = tokenizer(
+                    [texts[row] for row in rows],
+                    padding=True,
+                    truncation=True,
+                    max_length=longest,
+                    return_tensors="pt",
+                ).to(device)
+                hidden_BLd = model(**batch).last_hidden_state.float()
+                mask_BL1 = batch["attention_mask"].unsqueeze(-1).float()
+                pooled_Bd = (hidden_BLd * mask_BL1).sum(1) / mask_BL1.sum(1)
+                features[rows] = pooled_Bd.cpu().numpy()
+                bar.update(len(rows))
+        if not np.isfinite(features).all():
+            raise EncoderError(
+                f"encoder.name = {self.config.name!r} gives non-finite features with dtype "
+                f"{dtype}. Set encoder.dtype to float32."
+            )
+        return features
+
+
+def make_encoder(config: EncoderConfig) -> Encoder:
+    """Return the encoder that the config names."""
+    return HashingEncoder(config) if config.name == HASHING else TransformersEncoder(config)
+
+
+def cache_directory(config: EncoderConfig) -> Path:
+    """Return the folder of cached features: the setting, `$PLURALLLM_CACHE`, or the default."""
+    chosen = config.cache_directory or os.environ.get("PLURALLLM_CACHE") or "~/.cache/pluralllm"
+    return Path(chosen).expanduser()
+
+
+def encode_cached(questions: Sequence[Question], config: EncoderConfig) -> NDArray[np.float32]:
+    """Return (options of all questions, d_x) features, read-only, memory-mapped from the cache.
+
+    The first process to ask computes them while others wait for it; a file appears only when
+    complete, so a process killed half-way leaves nothing behind that could be mistaken for it.
+
+    Raises:
+        EncoderError: the encoder cannot be loaded.
+    """
+    encoder = make_encoder(config)
+    digest = hashlib.sha256(f"{encoder.fingerprint}:{config.dtype}".encode())
+    for question in questions:
+        digest.update(question.key.to_bytes(8, "big", signed=True))
+    folder = cache_directory(config) / encoder.fingerprint
+    file = folder / f"{digest.hexdigest()[:32]}.npy"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")):
+            if not file.exists():  # another process may have computed them while we waited
+                partial = file.with_suffix(f".{os.getpid()}.tmp")
+                with partial.open("wb") as stream:
+                    np.save(stream, encoder.encode(questions))
+                partial.replace(file)
+    features: NDArray[np.float32] = np.load(file, mmap_mode="r")
+    return features
+
+
+def _texts(questions: Sequence[Question], text_format: str) -> Iterator[str]:
+    for question in questions:
+        for option in question.options:
+            if text_format == "alpaca":
+                yield ALPACA_PROMPT.format(
+                    question=question.text, options="; ".join(question.options), option=option
+                )
+            else:
+                yield f"{question.text} {option}"
+
+
+def _device_and_dtype(config: EncoderConfig) -> tuple[torch.device, torch.dtype]:
+    """Choose the fastest device there is, and bfloat16 on a GPU that computes it natively."""
+    name = config.device
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    elif name == "cuda" and not torch.cuda.is_available():
+        raise EncoderError("encoder.device = 'cuda': no CUDA device is visible. Use 'auto'.")
+    if config.dtype != "auto":
+        return torch.device(name), getattr(torch, config.dtype)
+    native = name == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.device(name), torch.bfloat16 if native else torch.float32
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(
+                snapshot_download(name, revision=revision, allow_patterns=[*patterns, "*.bin"])
+            )
+    except Exception as error:  # hub, network and cache failures share no base class
+        raise EncoderError(
+            f"encoder.name = {name!r} is neither 'hashing' nor an existing folder, and cannot be "
+            f"loaded from the Hugging Face hub ({type(error).__name__}). Without network access, "
+            "give the path of a local folder that holds the model."
+        ) from error
+    return folder

@@ -1,0 +1,35 @@
+"""The errors a user is meant to read.
+
+Every one carries a single message that names the offending value, what was expected and
+what to do. They are raised before any training starts, and the command line prints them
+without a traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the user can put right. Base class of the errors below."""
+
+
+class ConfigError(UserError):
+    """A run-config key or value is wrong."""
+
+
+class SurveyError(UserError):
+    """Survey data cannot be read or breaks the survey schema."""
+
+
+class EncoderError(UserError):
+    """An encoder cannot be loaded, or encoders do not match."""
+
+
+class PopulationError(UserError):
+    """The clients that answered cannot train a predictor together."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest known name, or an empty string."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

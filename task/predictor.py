@@ -1,0 +1,239 @@
+"""The preference predictor: GPO's transformer (arXiv 2310.11523), top to bottom in one file.
+
+A token is one option: its features and its answer share. Context options carry their true share,
+target options 0. Every token attends to the context tokens only, so target questions see neither
+each other nor themselves, and all targets of a group fit in one forward pass.
+
+Suffixes: B episodes, C context options, T target options, N = C + T tokens, Q target questions,
+O options of a question, d feature dimensions, w width, h heads.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from task.episodes import Episode
+
+
+class ContextAttention(nn.Module):
+    """Multi-head attention of all tokens to the context tokens."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+        # As nn.MultiheadAttention starts: Xavier over the stacked query, key and value.
+        for linear in (self.query, self.key_value):
+            bound = math.sqrt(6 / (4 * width))
+            nn.init.uniform_(linear.weight, -bound, bound)
+            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x_BNw: Tensor, context_BCw: Tensor, mask_B11C: Tensor | None) -> Tensor:
+        """Return (B, N, w)."""
+        key_BCw, value_BCw = self.key_value(context_BCw).chunk(2, dim=-1)
+        attended_BhNe = F.scaled_dot_product_attention(
+            self._heads(self.query(x_BNw)),
+            self._heads(key_BCw),
+            self._heads(value_BCw),
+            attn_mask=mask_B11C,
+        )
+        attended: Tensor = self.output(attended_BhNe.transpose(1, 2).flatten(2))
+        return attended
+
+    def _heads(self, x_BNw: Tensor) -> Tensor:
+        return x_BNw.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """A post-norm transformer layer."""
+
+    def __init__(self, width: int, num_heads: int, feedforward_width: int) -> None:
+        super().__init__()
+        self.attention = ContextAttention(width, num_heads)
+        self.attention_norm = nn.LayerNorm(width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, feedforward_width), nn.ReLU(), nn.Linear(feedforward_width, width)
+        )
+        self.feedforward_norm = nn.LayerNorm(width)
+
+    def forward(self, x_BNw: Tensor, context_BCw: Tensor, mask_B11C: Tensor | None) -> Tensor:
+        """Return (B, N, w)."""
+        x_BNw = self.attention_norm(x_BNw + self.attention(x_BNw, context_BCw, mask_B11C))
+        x_BNw = self.feedforward_norm(x_BNw + self.feedforward(x_BNw))
+        return x_BNw
+
+
+class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
+    """Predicts a group's answer distributions on new questions from answered ones.
+
+    Saved by `save_pretrained` as `model.safetensors` and `config.json`, feature statistics and
+    encoder included, so that a saved predictor can be used alone.
+
+    Args:
+        feature_dimension: d, the encoder's feature dimensions.
+        width: width of the tokens (GPO's d_model).
+        embedder_depth: linear layers of the token embedder.
+        num_layers: transformer layers.
+        num_heads: attention heads; divides `width`.
+        feedforward_width: width of the feed-forward layers and of the head.
+        encoder: the `encoder.*` settings and the fingerprint of the encoder that made the training
+            features; kept so that new texts can be encoded alike.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        feature_dimension: int,
+        width: int = 128,
+        embedder_depth: int = 4,
+        num_layers: int = 6,
+        num_heads: int = 4,
+        feedforward_width: int = 128,
+        encoder: dict[str, str | int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder or {}
+        sizes = [feature_dimension + 1] + [width] * embedder_depth
+        embedder: list[nn.Module] = []
+        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            embedder += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.embedder = nn.Sequential(*embedder[:-1])
+        self.layers = nn.ModuleList(
+            Layer(width, num_heads, feedforward_width) for _ in range(num_layers)
+        )
+        self.head = nn.Sequential(
+            nn.Linear(width, feedforward_width), nn.ReLU(), nn.Linear(feedforward_width, 2)
+        )
+        self.register_buffer("feature_mean", torch.zeros(feature_dimension))
+        self.register_buffer("feature_std", torch.ones(feature_dimension))
+
+    def predict(
+        self,
+        context_x_BCd: Tensor,
+        context_y_BC: Tensor,
+        target_x_BTd: Tensor,
+        context_mask_BC: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B, T) means and standard deviations, one per target option.
+
+        As in GPO the means are not yet soft-maxed over the options of a question; see
+        `distributions`.
+        """
+        mean_BT, log_std_BT = self(context_x_BCd, context_y_BC, target_x_BTd, context_mask_BC)
+        return mean_BT, log_std_BT.exp()
+
+    def distributions(self, episode: Episode) -> Tensor:
+        """Return (B, Q, O) predicted answer distributions, 0 where a question has no option."""
+        return self.log_distributions(episode)[0].exp()
+
+    def log_distributions(self, episode: Episode) -> tuple[Tensor, Tensor]:
+        """Return (B, Q, O) log probabilities (-inf where no option) and log deviations."""
+        mean_BT, log_std_BT = self(
+            episode.context_x_BCd,
+            episode.context_y_BC,
+            episode.target_x_BTd,
+            episode.context_mask_BC,
+        )
+        index_BP = episode.option_index_BQO.flatten(1)
+        shape = episode.option_index_BQO.shape
+        mean_BQO = mean_BT.gather(1, index_BP).view(shape)
+        log_std_BQO = log_std_BT.gather(1, index_BP).view(shape)
+        # Questions that are padding as a whole have no option: their softmax is over equal values.
+        missing_BQO = ~episode.option_mask_BQO
+        logits_BQO = mean_BQO.masked_fill(missing_BQO, torch.finfo(mean_BQO.dtype).min)
+        log_p_BQO = logits_BQO.log_softmax(-1).masked_fill(missing_BQO, -torch.inf)
+        return log_p_BQO, log_std_BQO
+
+    def forward(
+        self,
+        context_x_BCd: Tensor,
+        context_y_BC: Tensor,
+        target_x_BTd: Tensor,
+        context_mask_BC: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B, T) means and log standard deviations, one per target option.
+
+        Args:
+            context_x_BCd: features of the context options, as the encoder gives them.
+            context_y_BC: their answer shares, in [0, 1].
+            target_x_BTd: features of the target options.
+            context_mask_BC: True where there is a context option; None when all exist.
+        """
+        num_context = context_x_BCd.shape[1]
+        x_BNd = torch.cat((context_x_BCd, target_x_BTd), dim=1)
+        x_BNd = (x_BNd - self.feature_mean) / self.feature_std
+        y_BN = F.pad(context_y_BC, (0, target_x_BTd.shape[1]))
+        x_BNw = self.embedder(torch.cat((x_BNd, y_BN.unsqueeze(-1)), dim=-1))
+        mask_B11C = None if context_mask_BC is None else context_mask_BC[:, None, None, :]
+        for layer in self.layers[:-1]:
+            x_BNw = layer(x_BNw, x_BNw[:, :num_context], mask_B11C)
+        # What the last layer would make of the context tokens nobody reads.
+        x_BTw = self.layers[-1](x_BNw[:, num_context:], x_BNw[:, :num_context], mask_B11C)
+        mean_BT, log_std_BT = self.head(x_BTw).unbind(-1)
+        return mean_BT, log_std_BT
+
+    @classmethod
+    def from_gpo_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "PreferencePredictor":
+        """Load a checkpoint of GPO's `nn.TransformerEncoder` (no feature standardisation).
+
+        Head counts leave no trace in a checkpoint: GPO's 4 is taken.
+
+        Raises:
+            ValueError: keys are missing, left over, or of other shapes.
+        """
+        try:
+            sizes = state_dict["embedder.0.weight"].shape
+            predictor = cls(
+                feature_dimension=sizes[1] - 1,
+                width=sizes[0],
+                embedder_depth=_count(state_dict, r"embedder\.\d+\.weight"),
+                num_layers=_count(state_dict, r"encoder\.layers\.\d+\.linear1\.weight"),
+                feedforward_width=state_dict["predictor.0.weight"].shape[0],
+            )
+            predictor.load_state_dict(_translate_gpo(state_dict) | dict(predictor.named_buffers()))
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise ValueError(
+                "Not a GPO checkpoint: expected the keys embedder.*, encoder.layers.N.* and "
+                f"predictor.* ({error})."
+            ) from error
+        return predictor
+
+
+_GPO_NAMES = {
+    "self_attn.out_proj": "attention.output",
+    "linear1": "feedforward.0",
+    "linear2": "feedforward.2",
+    "norm1": "attention_norm",
+    "norm2": "feedforward_norm",
+}
+
+
+def _translate_gpo(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    translated: dict[str, Tensor] = {}
+    for key, tensor in state_dict.items():
+        if match := re.fullmatch(r"encoder\.layers\.(\d+)\.self_attn\.in_proj_(weight|bias)", key):
+            prefix, kind = f"layers.{match[1]}.attention", match[2]
+            width = tensor.shape[0] // 3
+            translated[f"{prefix}.query.{kind}"] = tensor[:width]
+            translated[f"{prefix}.key_value.{kind}"] = tensor[width:]
+            continue
+        name = key.removeprefix("encoder.")
+        for theirs, ours in _GPO_NAMES.items():
+            name = name.replace(f".{theirs}.", f".{ours}.")
+        translated[re.sub(r"^predictor\.", "head.", name)] = tensor
+    return translated
+
+
+def _count(state_dict: Mapping[str, Tensor], pattern: str) -> int:
+    return sum(re.fullmatch(pattern, key) is not None for key in state_dict)

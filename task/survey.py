@@ -1,0 +1,179 @@
+"""Survey: questions with options, and how each group's people distribute over the options."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from task.errors import SurveyError
+
+SUM_TOLERANCE = 0.02
+"""Shares of one question may miss 1 by this much (surveys round); they are then normalised."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and its answer options, in order."""
+
+    text: str
+    options: tuple[str, ...]
+
+    @property
+    def key(self) -> int:
+        """64-bit key of text and options: the same question has the same key on every client."""
+        content = "\x1f".join((self.text, *self.options))
+        digest = hashlib.sha256(content.encode()).digest()[:8]
+        return int.from_bytes(digest, "big", signed=True)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One group's answer distributions.
+
+    Attributes:
+        questions: (Q,) int64, ascending positions in `Survey.questions`.
+        lengths: (Q,) int64, number of options of each question.
+        shares: (sum of lengths,) float32, the distributions one after another; each sums to 1.
+    """
+
+    questions: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    shares: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(Q,) int64: where each question's shares start."""
+        return np.concatenate(([0], np.cumsum(self.lengths)[:-1])).astype(np.int64)
+
+    def distribution(self, index: int) -> NDArray[np.float32]:
+        """(options,) shares of the group's `index`-th question."""
+        start = self.starts[index]
+        return self.shares[start : start + self.lengths[index]]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Questions, the answers of every group, and what loading dropped.
+
+    Attributes:
+        questions: all questions.
+        answers: group name to its answers, in name order.
+        dropped: reason to number of (question, group) answers or rows left out.
+    """
+
+    questions: tuple[Question, ...]
+    answers: Mapping[str, Answers]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def option_offsets(self) -> NDArray[np.int64]:
+        """(questions + 1,) int64: rows of each question among all (question, option) pairs."""
+        counts = [len(question.options) for question in self.questions]
+        return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+    @cached_property
+    def question_keys(self) -> NDArray[np.int64]:
+        """(questions,) int64: `Question.key` of every question."""
+        return np.array([question.key for question in self.questions], dtype=np.int64)
+
+    def summary(self) -> str:
+        """Return one line: size, and what was dropped."""
+        answered = sum(len(answers) for answers in self.answers.values())
+        text = (
+            f"{len(self.answers):,} groups, {len(self.questions):,} questions, "
+            f"{answered:,} answer distributions"
+        )
+        if self.dropped:
+            text += "; dropped: " + ", ".join(
+                f"{count:,} {reason}" for reason, count in sorted(self.dropped.items())
+            )
+        return text
+
+
+def build_survey(
+    questions: Sequence[Question],
+    answers: Iterable[tuple[str, int, Sequence[float]]],
+    dropped: Mapping[str, int] | None = None,
+) -> Survey:
+    """Validate answer distributions and assemble a survey.
+
+    Distributions that are all zero and questions with fewer than two options are dropped and
+    counted. All others are normalised to sum to exactly 1.
+
+    Args:
+        questions: the questions.
+        answers: (group, position in `questions`, shares over its options), in any order.
+        dropped: what the caller has left out already, by reason.
+
+    Raises:
+        SurveyError: a share is negative or not finite, shares do not sum to 1 within
+            `SUM_TOLERANCE`, their number differs from the options, a group answers a question
+            twice, or nothing is left.
+    """
+    reasons = dict(dropped or {})
+    by_group: dict[str, dict[int, NDArray[np.float64]]] = {}
+    for group, position, values in answers:
+        question = questions[position]
+        shares = np.asarray(values, dtype=np.float64)
+        _check_shares(group, question, shares)
+        if len(shares) < 2:
+            _count(reasons, "answers to questions with fewer than two options")
+        elif not shares.any():
+            _count(reasons, "all-zero distributions")
+        else:
+            own = by_group.setdefault(group, {})
+            if position in own:
+                raise SurveyError(
+                    f"Group {group!r} answers the question {question.text!r} twice: expected one "
+                    "distribution per (group, question). Remove or merge one of them."
+                )
+            own[position] = shares / shares.sum()
+    if not by_group:
+        raise SurveyError(
+            f"The survey holds no usable answers (dropped: {reasons or 'nothing'}). Expected at "
+            "least one group with one answered question."
+        )
+    return Survey(
+        questions=tuple(questions),
+        answers={group: _pack(by_group[group]) for group in sorted(by_group)},
+        dropped=reasons,
+    )
+
+
+def _check_shares(group: str, question: Question, shares: NDArray[np.float64]) -> None:
+    where = f"Group {group!r}, question {question.text!r}"
+    if shares.ndim != 1 or len(shares) != len(question.options):
+        raise SurveyError(
+            f"{where}: {shares.size} shares for {len(question.options)} options "
+            f"{list(question.options)}. Expected one share per option."
+        )
+    if not np.isfinite(shares).all() or (shares < 0).any():
+        raise SurveyError(
+            f"{where}: shares {shares.tolist()} contain a negative or missing value. Expected "
+            "numbers >= 0."
+        )
+    total = shares.sum()
+    if total > 0 and abs(total - 1) > SUM_TOLERANCE:
+        raise SurveyError(
+            f"{where}: shares sum to {total:.4g}. Expected 1 within {SUM_TOLERANCE:.0%}; give raw "
+            "counts as counts (column `count`), not as shares."
+        )
+
+
+def _pack(by_position: Mapping[int, NDArray[np.float64]]) -> Answers:
+    positions = sorted(by_position)
+    return Answers(
+        questions=np.array(positions, dtype=np.int64),
+        lengths=np.array([len(by_position[p]) for p in positions], dtype=np.int64),
+        shares=np.concatenate([by_position[p] for p in positions]).astype(np.float32),
+    )
+
+
+def _count(reasons: dict[str, int], reason: str, number: int = 1) -> None:
+    reasons[reason] = reasons.get(reason, 0) + number
