@@ -7,7 +7,7 @@ here is `train.num-rounds` in `pyproject.toml`, in `conf/*.toml` and on the comm
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,9 @@ class DataConfig:
         "Share of a training group's questions that never train; the training groups' scores and "
         "the choice of the best predictor come from them.",
     )
-    synthetic_groups: int = _setting(12, "`synthetic`: number of groups.")
-    synthetic_questions: int = _setting(300, "`synthetic`: number of questions.")
-    synthetic_answered: int = _setting(120, "`synthetic`: questions answered by each group.")
+    synthetic_groups: int = _setting(20, "`synthetic`: number of groups.")
+    synthetic_questions: int = _setting(400, "`synthetic`: number of questions.")
+    synthetic_answered: int = _setting(60, "`synthetic`: questions answered by each group.")
 
     def __post_init__(self) -> None:
         _choice("data.source", self.source, SOURCES)
@@ -163,7 +163,7 @@ class EncoderConfig:
         "question-option",
         "Text given to the encoder: `question-option`, or `alpaca` (the paper's prompt).",
     )
-    dimension: int = _setting(512, "`hashing`: number of features.")
+    dimension: int = _setting(128, "`hashing`: number of features.")
     batch_size: int = _setting(64, "Texts per forward pass of a `transformers` model.")
     max_length: int = _setting(
         512, "Tokens after which a text is cut (never above the model's own limit)."
@@ -196,6 +196,11 @@ class PredictorSettings:
     num_layers: int = _setting(6, "Transformer layers.")
     num_heads: int = _setting(4, "Attention heads; must divide `predictor.width`.")
     feedforward_width: int = _setting(128, "Width of the feed-forward layers and of the head.")
+    answer_gain: float = _setting(
+        20.0,
+        "Initial weight of a token's answer share relative to one feature (1: GPO's). A share is "
+        "one input among hundreds of features; a larger gain lets context tell sooner.",
+    )
     standardise_features: bool = _setting(
         True,
         "Give the predictor z-scored features (mean and variance pooled over the training groups' "
@@ -213,6 +218,9 @@ class PredictorSettings:
             "an integer >= 2",
         )
         _require(
+            self.answer_gain > 0, "predictor.answer-gain", self.answer_gain, "a number > 0"
+        )
+        _require(
             self.width % self.num_heads == 0,
             "predictor.num-heads",
             self.num_heads,
@@ -224,7 +232,7 @@ class PredictorSettings:
 class TrainConfig:
     """`train.*`: the rounds, and local training on a client."""
 
-    num_rounds: int = _setting(25, "Federated rounds.")
+    num_rounds: int = _setting(30, "Federated rounds.")
     local_steps: int = _setting(6, "Optimizer steps of each client in a round.")
     episodes_per_step: int = _setting(1, "Episodes averaged in one optimizer step.")
     objective: str = _setting(
@@ -232,7 +240,7 @@ class TrainConfig:
         "`categorical` (cross-entropy against the answer distribution) or `gaussian` (the paper's "
         "likelihood).",
     )
-    learning_rate: float = _setting(1e-3, "Adam's learning rate (its peak, with a schedule).")
+    learning_rate: float = _setting(2e-3, "Adam's learning rate (its peak, with a schedule).")
     schedule: str = _setting(
         "cosine", "Learning rate over the whole run: `constant`, or `cosine` down to 0."
     )
@@ -385,6 +393,29 @@ class RunConfig:
             section, name = key.split(".", 1)
             values[section][name.replace("-", "_")] = _typed(key, value, all_keys[key])
         return cls(**{name: known[name](**values[name]) for name in known})
+
+    def with_absolute_paths(self, base: Path) -> "RunConfig":
+        """Return this config with relative paths taken from `base`.
+
+        Flower's processes run in folders that the user does not choose, so no path stays relative.
+        `encoder.name` is a path when it is a folder below `base`, otherwise a hub id.
+        """
+
+        def absolute(path: str) -> str:
+            return str(base / Path(path).expanduser()) if path else ""
+
+        folder = base / Path(self.encoder.name).expanduser()
+        encoder = replace(
+            self.encoder,
+            name=str(folder) if folder.is_dir() else self.encoder.name,
+            cache_directory=absolute(self.encoder.cache_directory),
+        )
+        return replace(
+            self,
+            run=replace(self.run, directory=absolute(self.run.directory)),
+            data=replace(self.data, path=absolute(self.data.path)),
+            encoder=encoder,
+        )
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key with its value; `from_flat` of it gives this config back."""

@@ -29,6 +29,14 @@ class PopulationError(UserError):
     """The clients that answered cannot train a predictor together."""
 
 
+class RoundError(UserError):
+    """Too few clients sent a valid reply for a round to count."""
+
+
+class RunDirectoryError(UserError):
+    """A run directory cannot be created, read or used."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest known name, or an empty string."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)

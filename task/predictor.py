@@ -17,7 +17,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from task.config import PredictorSettings
 from task.episodes import Episode
+from task.features import FeatureSums
+from task.seeding import derive_seed
 
 
 class ContextAttention(nn.Module):
@@ -84,6 +87,8 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         num_layers: transformer layers.
         num_heads: attention heads; divides `width`.
         feedforward_width: width of the feed-forward layers and of the head.
+        answer_gain: factor on the initial weights of the answer share; it changes where training
+            starts, not what the network can compute.
         encoder: the `encoder.*` settings and the fingerprint of the encoder that made the training
             features; kept so that new texts can be encoded alike.
     """
@@ -100,6 +105,7 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         num_layers: int = 6,
         num_heads: int = 4,
         feedforward_width: int = 128,
+        answer_gain: float = 1.0,
         encoder: dict[str, str | int] | None = None,
     ) -> None:
         super().__init__()
@@ -109,6 +115,8 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             embedder += [nn.Linear(inputs, outputs), nn.ReLU()]
         self.embedder = nn.Sequential(*embedder[:-1])
+        with torch.no_grad():
+            self.embedder[0].weight[:, -1] *= answer_gain  # type: ignore[index]
         self.layers = nn.ModuleList(
             Layer(width, num_heads, feedforward_width) for _ in range(num_layers)
         )
@@ -117,6 +125,50 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         )
         self.register_buffer("feature_mean", torch.zeros(feature_dimension))
         self.register_buffer("feature_std", torch.ones(feature_dimension))
+
+    @classmethod
+    def of(
+        cls,
+        settings: PredictorSettings,
+        feature_dimension: int,
+        encoder: dict[str, str | int] | None = None,
+    ) -> "PreferencePredictor":
+        """Return a predictor as the config describes it."""
+        return cls(
+            feature_dimension=feature_dimension,
+            width=settings.width,
+            embedder_depth=settings.embedder_depth,
+            num_layers=settings.num_layers,
+            num_heads=settings.num_heads,
+            feedforward_width=settings.feedforward_width,
+            answer_gain=settings.answer_gain,
+            encoder=encoder,
+        )
+
+    @classmethod
+    def initial(
+        cls,
+        settings: PredictorSettings,
+        sums: FeatureSums,
+        encoder: dict[str, str | int],
+        seed: int,
+    ) -> "PreferencePredictor":
+        """Return an untrained predictor that depends on the arguments alone.
+
+        Args:
+            settings: the `predictor.*` settings.
+            sums: feature sums over the training groups' questions, for standardisation.
+            encoder: see the class.
+            seed: the run's seed.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, "initial parameters"))
+            predictor = cls.of(settings, len(sums.total), encoder)
+        if settings.standardise_features:
+            mean, std = sums.mean_and_std()
+            predictor.feature_mean.copy_(torch.from_numpy(mean))
+            predictor.feature_std.copy_(torch.from_numpy(std))
+        return predictor
 
     def predict(
         self,

@@ -1,9 +1,9 @@
 """`synthetic`: a made-up survey whose answers follow from question text and group.
 
-Every group has a position on each topic. How a group leans on a question follows from its
-position on the question's topic and from which side of the topic the issue stands on; the options
-stand on a scale, and people choose options near the group's leaning. A few answered questions
-therefore reveal a group's positions, and held-out groups can be predicted from context.
+Every option of a question speaks for one of six values, and every topic gives some values more
+weight. Each group holds the values dear to a different degree: its latent position. How a group's
+people distribute over the options follows from both. A few answered questions therefore reveal a
+group's position, and held-out groups can be predicted from context, new questions included.
 """
 
 from itertools import product
@@ -19,90 +19,50 @@ from task.survey import Question, Survey, build_survey
 RESPONDENTS = 800
 """People asked per (group, question); the shares carry their sampling noise."""
 
-# Topic -> issues in favour (+1) and against (-1) of what people high on the topic want.
-TOPICS: dict[str, dict[str, int]] = {
-    "climate policy": {
-        "a tax on carbon emissions": 1,
-        "closing all coal power stations": 1,
-        "subsidies for heat pumps": 1,
-        "building new airports": -1,
-        "cheaper petrol": -1,
-        "more oil drilling": -1,
-    },
-    "immigration": {
-        "admitting more refugees": 1,
-        "faster work permits for foreigners": 1,
-        "voting rights for long-term residents": 1,
-        "stricter border controls": -1,
-        "a yearly cap on immigration": -1,
-        "deporting people without papers": -1,
-    },
-    "the welfare state": {
-        "a higher minimum wage": 1,
-        "a tax on large fortunes": 1,
-        "free school meals": 1,
-        "lower taxes for companies": -1,
-        "cutting unemployment benefits": -1,
-        "private health insurance for all": -1,
-    },
-    "religion in public life": {
-        "prayers in state schools": 1,
-        "public holidays for religious feasts": 1,
-        "religious advice to lawmakers": 1,
-        "opening shops on holy days": -1,
-        "banning religious symbols in offices": -1,
-        "civil weddings only": -1,
-    },
-    "new technology": {
-        "self-driving buses": 1,
-        "artificial intelligence in hospitals": 1,
-        "gene editing of crops": 1,
-        "a pause in robot development": -1,
-        "banning phones in class": -1,
-        "a tax on automation": -1,
-    },
-    "world trade": {
-        "free trade agreements": 1,
-        "foreign investment in farms": 1,
-        "a common regional currency": 1,
-        "tariffs on imported cars": -1,
-        "buying only home-made goods": -1,
-        "protecting national champions": -1,
-    },
+POSITION_SCALE = 1.2
+"""Standard deviation of a group's position on a value, in logits."""
+
+TOPIC_SCALE = 0.5
+"""Standard deviation of the weight that a topic gives a value, in logits."""
+
+# Value -> wordings of the option that speaks for it.
+VALUES: dict[str, tuple[str, ...]] = {
+    "nature": ("Protecting nature", "Clean air and nature", "Nature and wildlife"),
+    "equality": ("Equality between people", "Less inequality, more equality", "Equality for all"),
+    "freedom": ("Freedom of choice", "Personal freedom", "Freedom from regulation"),
+    "tradition": ("Respect for tradition", "Tradition and customs", "Keeping our tradition"),
+    "security": ("Safety and security", "Security of families", "National security"),
+    "growth": ("Jobs and growth", "Economic growth", "Growth of businesses"),
 }
 
-Scale = tuple[tuple[str, float], ...]
+TOPICS = (
+    "farming",
+    "housing",
+    "schools",
+    "hospitals",
+    "public transport",
+    "energy supply",
+    "immigration",
+    "foreign trade",
+    "taxation",
+    "policing",
+    "artificial intelligence",
+    "social media",
+    "sports clubs",
+    "city planning",
+    "water use",
+    "tourism",
+)
 
-# Wording -> options with their place on the scale from against (-1) to in favour (+1).
-WORDINGS: dict[str, Scale] = {
-    "Do you support or oppose {issue}{where}?": (
-        ("Strongly support", 1.0),
-        ("Somewhat support", 0.35),
-        ("Somewhat oppose", -0.35),
-        ("Strongly oppose", -1.0),
-    ),
-    "Would {issue} be good or bad{where}?": (
-        ("Good", 0.8),
-        ("Neither good nor bad", 0.0),
-        ("Bad", -0.8),
-    ),
-    "Thinking of {issue}{where}: are you in favour?": (("Yes", 0.7), ("No", -0.7)),
-    "How important is {issue}{where} to you?": (
-        ("Very important", 1.0),
-        ("Rather important", 0.4),
-        ("Not very important", -0.3),
-        ("Not at all important", -0.9),
-    ),
-    "Some people want {issue}{where}. How far do you agree?": (
-        ("Completely agree", 1.0),
-        ("Mostly agree", 0.5),
-        ("Neither agree nor disagree", 0.0),
-        ("Mostly disagree", -0.5),
-        ("Completely disagree", -1.0),
-    ),
-}
+WORDINGS = (
+    "What should matter most in decisions about {topic}{where}?",
+    "Thinking of {topic}{where}, which of these comes first for you?",
+    "Which aim should guide the government on {topic}{where}?",
+    "When people debate {topic}{where}, what is closest to your own view?",
+    "What do you miss most in today's policy on {topic}{where}?",
+)
 
-PLACES = ("", " in your country", " in your town", " for families", " for young people", " by 2030")
+PLACES = ("", " in your country", " in your town", " in rural areas", " after the next election")
 REGIONS = ("Northern", "Southern", "Eastern", "Western", "Coastal", "Highland", "Lakeside", "Urban")
 PEOPLE = (
     "farmers",
@@ -124,48 +84,40 @@ def make_synthetic(data: DataConfig, seed: int) -> Survey:
     Raises:
         ConfigError: more questions are asked for than can be worded.
     """
-    worded = [
-        (topic, issue, wording, place)
-        for topic, issues in TOPICS.items()
-        for issue, wording, place in product(issues, WORDINGS, PLACES)
-    ]
+    worded = list(product(TOPICS, WORDINGS, PLACES))
     if data.synthetic_questions > len(worded):
         raise ConfigError(
             f"data.synthetic-questions = {data.synthetic_questions}: expected at most "
             f"{len(worded)}, the number of different questions this source can word."
         )
-    chosen = generator(seed, "synthetic questions").permutation(len(worded))
-    asked = [worded[i] for i in chosen[: data.synthetic_questions]]
-    questions = [
-        Question(
-            wording.format(issue=issue, where=place),
-            tuple(option for option, _ in WORDINGS[wording]),
-        )
-        for _, issue, wording, place in asked
-    ]
-    scales = [np.array([level for _, level in WORDINGS[wording]]) for _, _, wording, _ in asked]
-    topics = np.array([list(TOPICS).index(topic) for topic, *_ in asked])
-    sides = np.array([TOPICS[topic][issue] for topic, issue, *_ in asked])
-
+    random = generator(seed, "synthetic questions")
+    questions: list[Question] = []
+    option_values: list[NDArray[np.int64]] = []  # per question, the value behind each option
+    topic_logits: list[NDArray[np.float64]] = []  # per question, the topic's weight of each option
+    for index in random.permutation(len(worded))[: data.synthetic_questions]:
+        topic, wording, where = worded[index]
+        values = random.choice(len(VALUES), random.integers(3, 6), replace=False)
+        wordings = [list(VALUES.values())[value] for value in values]
+        options = tuple(str(random.choice(choices)) for choices in wordings)
+        questions.append(Question(wording.format(topic=topic, where=where), options))
+        option_values.append(values)
+        topic_weights = generator(seed, "synthetic topic", topic).normal(0, TOPIC_SCALE, len(VALUES))
+        topic_logits.append(topic_weights[values])
     answers = []
     for name in _group_names(data.synthetic_groups):
         random = generator(seed, "synthetic group", name)
-        positions = random.uniform(-1.3, 1.3, len(TOPICS))
+        position = random.normal(0, POSITION_SCALE, len(VALUES))
         answered = random.choice(len(questions), data.synthetic_answered, replace=False)
         for index in sorted(answered.tolist()):
-            leaning = sides[index] * positions[topics[index]] + random.normal(0, 0.1)
-            shares = _answer(scales[index], leaning, random)
-            answers.append((name, index, shares))
+            logits = position[option_values[index]] + topic_logits[index]
+            answers.append((name, index, _ask(logits, random)))
     return build_survey(questions, answers)
 
 
-def _answer(
-    scale: NDArray[np.float64], leaning: float, random: np.random.Generator
-) -> NDArray[np.float64]:
-    """Ask `RESPONDENTS` people who choose options near the group's leaning."""
-    logits = -((scale - leaning) ** 2) / (2 * 0.6**2)
-    probabilities = np.exp(logits - logits.max())
-    return random.multinomial(RESPONDENTS, probabilities / probabilities.sum()) / RESPONDENTS
+def _ask(logits: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """Return the shares of `RESPONDENTS` people who choose with these logits."""
+    weights = np.exp(logits - logits.max())
+    return random.multinomial(RESPONDENTS, weights / weights.sum()) / RESPONDENTS
 
 
 def _group_names(number: int) -> list[str]:

@@ -1,0 +1,1 @@
+"""The Flower ClientApp: one user group's data around the shared predictor."""

@@ -1,0 +1,128 @@
+"""ClientApp: translates Flower records and calls `task`. A node may hold several groups."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from task import records
+from task.config import PredictorSettings, RunConfig
+from task.encoder import make_encoder
+from task.evaluation import evaluate_group
+from task.features import FeatureSums, feature_sums, load_features, load_group, load_roles
+from task.paths import project_folder
+from task.predictor import PreferencePredictor
+from task.training import train_client
+
+app = ClientApp()
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Say which groups this node holds; feature sums cover its training groups only."""
+    config = _config(context)
+    groups = [load_group(config, group) for group in _groups_held(config, context)]
+    dimension = load_features(config.data, config.encoder, config.run.seed).shape[1]
+    train_sums = (feature_sums(data) for data in groups if data.role == "train")
+    sums = sum(train_sums, FeatureSums.zero(dimension))
+    holdings = ConfigRecord(
+        {
+            records.GROUPS: [data.group for data in groups],
+            records.ROLES: [data.role for data in groups],
+            records.FINGERPRINT: make_encoder(config.encoder).fingerprint,
+            records.NUM_PARTITIONS: int(context.node_config.get("num-partitions", 0)),
+        }
+    )
+    keys = {str(index): data.question_keys for index, data in enumerate(groups)}
+    exact = {
+        records.SUM_COUNT: np.array(sums.count),
+        records.SUM_TOTAL: sums.total,
+        records.SUM_SQUARES: sums.squares,
+    }
+    content = RecordDict(
+        {
+            records.HOLDINGS: holdings,
+            records.HELD_QUESTIONS: ArrayRecord(keys),
+            records.FEATURE_SUMS: ArrayRecord(exact),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the predictor on one group, from the global parameters."""
+    config = _config(context)
+    briefing = message.content.config_records[records.BRIEFING]
+    settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
+    update = train_client(
+        _predictor(config, message),
+        message.content.array_records[records.ARRAYS].to_torch_state_dict(),
+        load_group(config, str(briefing[records.GROUP])),
+        config.train,
+        learning_rates=briefing[records.LEARNING_RATES],  # type: ignore[arg-type]
+        seed=config.run.seed,
+        server_round=int(briefing[records.ROUND]),  # type: ignore[arg-type]
+        proximal_mu=float(settings.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
+    )
+    metrics = {records.NUM_EXAMPLES: update.num_examples, records.LOSS: update.loss}
+    content = RecordDict(
+        {
+            records.ARRAYS: ArrayRecord(update.parameters),  # type: ignore[arg-type]
+            records.METRICS: MetricRecord(metrics),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the predictor on one group's targets."""
+    config = _config(context)
+    briefing = message.content.config_records[records.BRIEFING]
+    seen = message.content.array_records[records.SEEN_QUESTIONS][records.QUESTION_KEYS].numpy()
+    predictor = _predictor(config, message)
+    parameters = message.content.array_records[records.ARRAYS].to_torch_state_dict()
+    predictor.load_state_dict(parameters, strict=False)
+    data = load_group(config, str(briefing[records.GROUP]))
+    scores = evaluate_group(predictor, data, config.evaluation, config.run.seed, seen)
+    metrics = MetricRecord(
+        {
+            records.NUM_EXAMPLES: int(scores.all.weight),
+            records.SCORES_ALL: [scores.all.total, scores.all.weight],
+            records.SCORES_SEEN: [scores.seen.total, scores.seen.weight],
+            records.SCORES_NEW: [scores.new.total, scores.new.weight],
+        }
+    )
+    return Message(RecordDict({records.METRICS: metrics}), reply_to=message)
+
+
+def _config(context: Context) -> RunConfig:
+    return RunConfig.from_flat(context.run_config).with_absolute_paths(project_folder())
+
+
+def _groups_held(config: RunConfig, context: Context) -> Iterable[str]:
+    """Deal the run's groups out to the simulation's nodes, like cards."""
+    groups = list(load_roles(config.data, config.evaluation, config.run.seed))
+    first = int(context.node_config["partition-id"])
+    return groups[first :: int(context.node_config["num-partitions"])]
+
+
+def _predictor(config: RunConfig, message: Message) -> PreferencePredictor:
+    """Return this process's module, given the server's feature statistics."""
+    statistics = message.content.array_records[records.FEATURE_STATISTICS]
+    mean, std = (statistics[key].numpy() for key in (records.FEATURE_MEAN, records.FEATURE_STD))
+    predictor = _module(config.predictor, len(mean))
+    predictor.feature_mean.copy_(torch.from_numpy(mean))
+    predictor.feature_std.copy_(torch.from_numpy(std))
+    return predictor
+
+
+@lru_cache(maxsize=1)
+def _module(settings: PredictorSettings, feature_dimension: int) -> PreferencePredictor:
+    """Build the module once per process; every message overwrites all it holds."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return PreferencePredictor.of(settings, feature_dimension).to(device)

@@ -1,0 +1,162 @@
+"""After every round: evaluate all groups, print a row, log metrics, keep the best predictor."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+
+from server_app.fairness import (
+    ROLE_KEYS,
+    Scores,
+    fairness_of,
+    group_table,
+    number,
+    summarise,
+)
+from server_app.population import PopulationGrid
+from server_app.run_directory import RunDirectory
+from server_app.sinks import Sink
+from server_app.tables import RoundTable
+from task import records
+from task.config import RunConfig
+from task.metrics import GroupScores, Mean
+from task.predictor import PreferencePredictor
+from task.roles import Role
+
+
+class RoundMonitor:
+    """The `evaluate_fn` of a strategy's `start`: called with round 0 before the first round.
+
+    Evaluation is federated: every client, held-out ones included, scores the predictor on its own
+    data and returns sums. The best predictor is chosen by the training groups' held-back questions,
+    never by the held-out groups.
+
+    Args:
+        population: the clients.
+        predictor: takes the parameters that are saved.
+        config: the run's settings.
+        roles: group to role.
+        baselines: baseline name to scores on the same questions.
+        directory: where predictors and the summary go.
+        sinks: where metrics go.
+    """
+
+    def __init__(
+        self,
+        population: PopulationGrid,
+        predictor: PreferencePredictor,
+        config: RunConfig,
+        roles: Mapping[str, Role],
+        baselines: Mapping[str, Scores],
+        directory: RunDirectory,
+        sinks: Sequence[Sink],
+    ) -> None:
+        self.scores: dict[str, GroupScores] = {}  # of the last evaluation
+        self._population = population
+        self._predictor = predictor
+        self._config = config
+        self._roles = roles
+        self._baselines = baselines
+        self._directory = directory
+        self._sinks = sinks
+        self._table = RoundTable(has_held_out="held-out" in roles.values())
+        self._started = time.monotonic()
+        self._best = float("-inf")
+        self._best_round = 0
+        self._last_round = 0
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Observe the global parameters after a round."""
+        self._predictor.load_state_dict(arrays.to_torch_state_dict(), strict=False)
+        self._last_round = server_round
+        train = self._population.last_train
+        metrics: dict[str, Any] = {
+            "loss": _mean_loss(train.replies.values()),
+            "clients": len(train.replies),
+            "failures": dict(train.failures),
+            "megabytes_down": train.bytes_down / 1e6,
+            "megabytes_up": train.bytes_up / 1e6,
+            "train_seconds": train.seconds,
+        }
+        every, last = self._config.evaluation.every, self._config.train.num_rounds
+        evaluated = server_round % every == 0 or server_round == last
+        if evaluated:
+            metrics |= self._evaluate(server_round, arrays)
+        metrics["seconds"] = time.monotonic() - self._started
+        self._started = time.monotonic()
+        for sink in self._sinks:
+            sink.log(metrics, server_round)
+        self._table.print_row(server_round, metrics)
+        if not evaluated:
+            return None
+        means = {
+            key: metrics[key]["alignment_score"] for key in ROLE_KEYS.values() if metrics[key]
+        }
+        return MetricRecord(means)
+
+    def finish(self) -> None:
+        """Save the final predictor, the summary and the tables of the last evaluation."""
+        self.save_final_predictor()
+        groups = group_table(self.scores, self._baselines, self._roles)
+        summary: dict[str, Any] = {
+            key: {
+                name: summarise(scores, self._roles, role)
+                for name, scores in {"model": self.scores, **self._baselines}.items()
+            }
+            for role, key in ROLE_KEYS.items()
+        }
+        summary["groups"] = groups
+        summary["round"] = self._last_round
+        summary["best_round"] = self._best_round
+        self._directory.write_groups(groups)
+        self._directory.write_json("summary.json", summary)
+        self._table.print_groups(groups)
+        self._table.print_summary(summary)
+
+    def save_final_predictor(self) -> None:
+        """Save the predictor as the last round left it."""
+        self._directory.write_predictor("final", self._predictor)
+
+    def _evaluate(self, server_round: int, arrays: ArrayRecord) -> dict[str, Any]:
+        started = time.monotonic()
+        content = RecordDict({records.ARRAYS: arrays, records.CONFIG: ConfigRecord()})
+        exchange = self._population.exchange(
+            (
+                Message(content, dst_node_id=client_id, message_type=MessageType.EVALUATE)
+                for client_id in sorted(self._population.clients)
+            ),
+            timeout=self._config.train.round_timeout,
+        )
+        merged: dict[str, GroupScores] = {}
+        for client, reply in exchange.replies.items():
+            scores = _group_scores(reply.content.metric_records[records.METRICS])
+            merged[client.group] = merged.get(client.group, GroupScores()) + scores
+        self.scores = merged
+        train = fairness_of(merged, self._roles, "train")
+        if train and train.mean > self._best:
+            self._best, self._best_round = train.mean, server_round
+            self._directory.write_predictor("best", self._predictor)
+        return {
+            **{key: summarise(merged, self._roles, role) for role, key in ROLE_KEYS.items()},
+            "groups": {group: scores.all.value for group, scores in merged.items()},
+            "evaluation_failures": dict(exchange.failures),
+            "evaluation_seconds": time.monotonic() - started,
+        }
+
+
+def _group_scores(metrics: MetricRecord) -> GroupScores:
+    def mean(key: str) -> Mean:
+        total, weight = metrics[key]  # type: ignore[misc]
+        return Mean(total, weight)
+
+    return GroupScores(
+        mean(records.SCORES_ALL), mean(records.SCORES_SEEN), mean(records.SCORES_NEW)
+    )
+
+
+def _mean_loss(replies: Any) -> float | None:
+    losses = [
+        float(reply.content.metric_records[records.METRICS][records.LOSS]) for reply in replies
+    ]
+    return number(sum(losses) / len(losses)) if losses else None

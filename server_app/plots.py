@@ -1,0 +1,68 @@
+"""Figures of a finished run, drawn from its files alone."""
+
+import json
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # the ServerApp has no screen
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from server_app.run_directory import RunDirectory
+
+_COLOURS = {"held_out": "#c2410c", "train": "#1d4ed8"}
+_BASELINES = {"uniform": ":", "population_mean": "--"}
+
+
+def plot_run(directory: RunDirectory) -> None:
+    """Draw `plots/run.png`: alignment score per round, and per group at the end."""
+    lines = (directory.path / "metrics.jsonl").read_text().splitlines()
+    rounds = [entry for line in lines if "groups" in (entry := json.loads(line))]
+    summary = json.loads((directory.path / "summary.json").read_text())
+    height = max(4.0, 0.26 * len(summary["groups"]))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
+    _plot_rounds(left, rounds, summary)
+    _plot_groups(right, summary["groups"])
+    directory.write_plot("run.png", lambda file: figure.savefig(file, dpi=150, format="png"))
+    plt.close(figure)
+
+
+def _plot_rounds(axes: Axes, rounds: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    for role, colour in _COLOURS.items():
+        points = [entry for entry in rounds if entry[role]]
+        if not points:
+            continue
+        label = role.replace("_", "-")
+        steps = [entry["round"] for entry in points]
+        mean = [entry[role]["alignment_score"] for entry in points]
+        worst = [entry[role]["worst_group"] for entry in points]
+        axes.plot(steps, mean, color=colour, marker="o", markersize=3, label=f"{label}, mean")
+        axes.fill_between(steps, worst, mean, color=colour, alpha=0.12, label=f"{label}, to worst")
+    role = "held_out" if summary["held_out"]["model"] else "train"
+    for name, style in _BASELINES.items():
+        score = summary[role][name]["alignment_score"]
+        label = f"{role.replace('_', '-')}, {name.replace('_', ' ')}"
+        axes.axhline(score, color=_COLOURS[role], linestyle=style, linewidth=1, label=label)
+    axes.set(title="Alignment score per round", xlabel="federated round")
+    axes.set_ylabel("alignment score (1 - JS distance)")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+
+
+def _plot_groups(axes: Axes, groups: dict[str, dict[str, Any]]) -> None:
+    order = sorted(groups, key=lambda g: (groups[g]["role"], groups[g]["alignment_score"]))
+    for row, group in enumerate(order):
+        entry = groups[group]
+        colour = _COLOURS[entry["role"].replace("-", "_")]
+        axes.plot(entry["alignment_score"], row, "o", color=colour)
+        axes.plot(entry["uniform"], row, "x", color="grey", markersize=5)
+        axes.plot(entry["population_mean"], row, "|", color="black", markersize=9)
+    axes.set_yticks(range(len(order)), order, fontsize=8)
+    for colour, role in zip(_COLOURS.values(), ("held-out", "training"), strict=True):
+        axes.plot([], [], "o", color=colour, label=f"predictor, {role} group")
+    axes.plot([], [], "x", color="grey", label="uniform")
+    axes.plot([], [], "|", color="black", label="population mean")
+    axes.set(title="Per group, after the last round", xlabel="alignment score")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3, axis="x")

@@ -1,0 +1,288 @@
+"""The population: the Grid that strategies see, whatever runtime is underneath.
+
+A strategy sees training clients with stable ids, 1 to n in the order of their names, and nothing of
+nodes, held-out groups, faults or the order in which replies arrive. So Flower's strategies, and a
+stranger's, become reproducible, role-aware and fault-tolerant without a line of their own.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    MessageType,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from server_app.discovery import Client
+from task import records
+from task.errors import RoundError
+from task.seeding import derive_seed, generator
+
+Record = ArrayRecord | ConfigRecord | MetricRecord
+Briefing = Callable[[Client, str, int], Mapping[str, Record]]
+"""(client, message type, round) to the records that every message to that client carries."""
+
+POLL_SECONDS = 0.05
+
+
+@dataclass
+class Exchange:
+    """One `send_and_receive`: who answered, who failed and why, and what it cost.
+
+    Attributes:
+        sent: number of messages.
+        replies: valid replies by client, in id order.
+        failures: client name to the reason why it does not count.
+        bytes_down: array bytes sent to clients; `bytes_up` received from them.
+        seconds: wall-clock time.
+    """
+
+    sent: int = 0
+    replies: dict[Client, Message] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: float = 0.0
+
+
+class PopulationGrid(Grid):
+    """Shows strategies clients instead of nodes.
+
+    Args:
+        grid: the runtime's grid.
+        clients: all clients, from `discover_clients`.
+        briefing: what every message carries besides the strategy's own records.
+        seed: the run's seed.
+        clients_per_round: size of the cohort drawn each round, without replacement; 0: all.
+        min_valid_fraction: smallest share of an exchange's messages that need a valid reply.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        clients: Sequence[Client],
+        briefing: Briefing,
+        *,
+        seed: int,
+        clients_per_round: int = 0,
+        min_valid_fraction: float = 0.5,
+    ) -> None:
+        self.clients = {client.id: client for client in clients}
+        self.train_ids = sorted(c.id for c in clients if c.role == "train")
+        self.server_round = 0  # rounds of training sent so far
+        self.last_train = Exchange()
+        self._grid = grid
+        self._briefing = briefing
+        self._seed = seed
+        self._clients_per_round = clients_per_round
+        self._min_valid_fraction = min_valid_fraction
+        self._pending: dict[str, Message] = {}  # runtime's message id -> strategy's message
+
+    # -- Grid, as strategies use it ---------------------------------------------------------------
+
+    @property
+    def run(self) -> Run:
+        """Run information."""
+        return self._grid.run
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._grid.set_run(run)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message to a client."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the coming round's cohort of training clients, ascending.
+
+        Flower's strategies sample from these ids with the global generator right after this call;
+        seeding it here makes that draw a function of (seed, round) too.
+        """
+        coming = self.server_round + 1
+        random.seed(derive_seed(self._seed, "strategy sampling", coming))
+        size = self._clients_per_round
+        if not 0 < size < len(self.train_ids):
+            return list(self.train_ids)
+        draw = generator(self._seed, "cohort", coming).choice(self.train_ids, size, replace=False)
+        return sorted(int(client_id) for client_id in draw)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages to clients; return one message id each."""
+        batch = list(messages)
+        if any(_is_train(message) for message in batch):
+            self.server_round += 1
+        return [self._push(message) for message in batch]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that have come in; an invalid one is turned into an error reply."""
+        pulled = self._grid.pull_messages(message_ids)
+        return [self._translate(reply) for reply in pulled if self._is_awaited(reply)]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages to clients and return the valid replies in the order of client ids.
+
+        Raises:
+            RoundError: too few clients sent a valid reply.
+        """
+        return list(self.exchange(messages, timeout=timeout).replies.values())
+
+    # -- Beyond Grid ------------------------------------------------------------------------------
+
+    def exchange(self, messages: Iterable[Message], *, timeout: float | None = None) -> Exchange:
+        """As `send_and_receive`, with failures and costs; held-out clients may be addressed too.
+
+        Raises:
+            RoundError: too few clients sent a valid reply.
+        """
+        started = time.monotonic()
+        batch = list(messages)
+        exchange = Exchange(sent=len(batch))
+        if not batch:
+            return exchange
+        is_train = any(_is_train(message) for message in batch)
+        awaited = dict(zip(self.push_messages(batch), batch, strict=True))
+        exchange.bytes_down = sum(_array_bytes(message.content) for message in batch)
+        received: dict[int, Message] = {}
+        while awaited:
+            replies = list(self.pull_messages(awaited))
+            for reply in replies:
+                client = self.clients[reply.metadata.src_node_id]
+                del awaited[reply.metadata.reply_to_message_id]
+                if reply.has_error():
+                    exchange.failures[client.name] = _reason(reply.error)
+                else:
+                    received[client.id] = reply
+                    exchange.bytes_up += _array_bytes(reply.content)
+            if timeout is not None and time.monotonic() - started > timeout:
+                break
+            if awaited and not replies:
+                time.sleep(POLL_SECONDS)
+        for message_id, message in awaited.items():
+            self._pending.pop(message_id, None)  # a late reply is ignored
+            client = self.clients[message.metadata.dst_node_id]
+            exchange.failures[client.name] = f"no reply within {timeout:.0f} s"
+        exchange.replies = {self.clients[i]: received[i] for i in sorted(received)}
+        exchange.seconds = time.monotonic() - started
+        if is_train:
+            self.last_train = exchange
+        self._require_quorum(exchange)
+        return exchange
+
+    def _require_quorum(self, exchange: Exchange) -> None:
+        valid, sent = len(exchange.replies), exchange.sent
+        if valid == 0 or valid < self._min_valid_fraction * sent:
+            reasons = "; ".join(f"{name}: {why}" for name, why in exchange.failures.items())
+            raise RoundError(
+                f"Round {self.server_round}: {valid} of {sent} clients sent a valid reply, "
+                f"expected at least {self._min_valid_fraction:.0%} "
+                f"(train.min-valid-fraction). {reasons}"
+            )
+
+    def _push(self, message: Message) -> str:
+        client = self.clients[message.metadata.dst_node_id]
+        message_type = message.metadata.message_type
+        if _is_train(message) and client.role != "train":
+            raise ValueError(f"{client.name} is held out: a strategy must not train it.")
+        content = RecordDict({**message.content})
+        for name, record in self._briefing(client, message_type, self.server_round).items():
+            content[name] = record
+        addressed = Message(
+            content,
+            client.node_id,
+            message_type,
+            ttl=message.metadata.ttl,
+            group_id=str(self.server_round),
+        )
+        accepted = list(self._grid.push_messages([addressed]))
+        if not accepted:
+            raise RoundError(f"The runtime did not accept a message to {client.name}.")
+        self._pending[accepted[0]] = message
+        return accepted[0]
+
+    def _is_awaited(self, reply: Message) -> bool:
+        return reply.metadata.reply_to_message_id in self._pending
+
+    def _translate(self, reply: Message) -> Message:
+        """Turn a node's reply into its client's, and reject one that must not be aggregated.
+
+        The client is found through the message that is replied to: an error reply for a lost node
+        names no node.
+        """
+        message = self._pending.pop(reply.metadata.reply_to_message_id)
+        metadata = Metadata(
+            run_id=reply.metadata.run_id,
+            message_id=reply.metadata.message_id,
+            src_node_id=message.metadata.dst_node_id,
+            dst_node_id=reply.metadata.dst_node_id,
+            reply_to_message_id=reply.metadata.reply_to_message_id,
+            group_id=message.metadata.group_id,
+            created_at=reply.metadata.created_at,
+            ttl=reply.metadata.ttl,
+            message_type=message.metadata.message_type,
+        )
+        if reply.has_error():
+            return Message(metadata=metadata, error=reply.error)
+        if fault := _fault(message, reply):
+            return Message(metadata=metadata, error=Error(ErrorCode.UNKNOWN, fault))
+        return Message(metadata=metadata, content=reply.content)
+
+
+def _fault(message: Message, reply: Message) -> str | None:
+    """Return why a reply must not be aggregated, if so."""
+    for name, metrics in reply.content.metric_records.items():
+        for key, value in metrics.items():
+            if not np.isfinite(value).all():
+                return f"{name} {key} = {value} is not finite"
+    if not _is_train(message):
+        return None
+    sent = message.content.array_records[records.ARRAYS]
+    returned = reply.content.array_records.get(records.ARRAYS)
+    if returned is None or set(returned) != set(sent):
+        return "its parameters do not carry the names of the model's"
+    for name, array in returned.items():
+        values = array.numpy()
+        if list(values.shape) != list(sent[name].shape):
+            return f"parameter {name} has shape {values.shape}, expected {tuple(sent[name].shape)}"
+        if not np.isfinite(values).all():
+            return f"parameter {name} is not finite"
+    return None
+
+
+def _is_train(message: Message) -> bool:
+    return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
+
+
+def _array_bytes(content: RecordDict) -> int:
+    return sum(len(array.data) for record in content.array_records.values() for array in
+               record.values())
+
+
+def _reason(error: Error) -> str:
+    """Return the last line of what a client raised, without Flower's wrapping."""
+    text = error.reason or f"error code {error.code}"
+    if match := re.search(r"Message: (.*)'>\s*$", text, re.DOTALL):
+        text = match[1]
+    return text.strip()

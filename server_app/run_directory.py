@@ -1,0 +1,119 @@
+"""The run directory: everything a run leaves, each file written whole or not at all."""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tomli_w
+import torch
+
+from task.config import RunConfig
+from task.errors import RunDirectoryError
+from task.predictor import PreferencePredictor
+
+PACKAGES = ("pluralllm", "flwr", "ray", "torch", "transformers", "datasets", "numpy", "pandas")
+
+
+class RunDirectory:
+    """Files of one run.
+
+    - `config.toml`: all settings; `pluralllm run` takes it as it is.
+    - `environment.json`: versions and hardware.
+    - `status.json`: `running`, `completed` or `failed` with the reason.
+    - `metrics.jsonl`: one line per round.
+    - `summary.json`, `groups.parquet`: final scores, per role and per group.
+    - `predictor-final/`, `predictor-best/`: loadable by `PreferencePredictor.from_pretrained`.
+    - `plots/`: figures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
+        """Create the directory and write what is known before the run.
+
+        Raises:
+            RunDirectoryError: it holds a run already, or cannot be written.
+        """
+        if (path / "status.json").exists():
+            raise RunDirectoryError(
+                f"run.directory = {str(path)!r} holds a run already. Choose another directory, or "
+                "move that one away: a run never overwrites what another has saved."
+            )
+        directory = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            directory.write_status("running")
+        except OSError as error:
+            raise RunDirectoryError(f"run.directory = {str(path)!r}: {error}.") from error
+        nested: dict[str, dict[str, Any]] = {}
+        for key, value in config.to_flat().items():
+            section, name = key.split(".", 1)
+            nested.setdefault(section, {})[name] = value
+        directory._write("config.toml", lambda file: file.write_text(tomli_w.dumps(nested)))
+        directory.write_json("environment.json", _environment())
+        return directory
+
+    def write_status(self, status: str, reason: str = "") -> None:
+        """Say how the run stands."""
+        self.write_json("status.json", {"status": status, "reason": reason})
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file."""
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        self._write(name, lambda file: file.write_text(text))
+
+    def write_groups(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the per-group table."""
+        frame = pd.DataFrame([{"group": group, **entry} for group, entry in groups.items()])
+        self._write("groups.parquet", lambda file: frame.to_parquet(file, index=False))
+
+    def write_predictor(self, name: str, predictor: PreferencePredictor) -> None:
+        """Write a predictor as `predictor-<name>/`, replacing the one before."""
+
+        def save(folder: Path) -> None:
+            predictor.save_pretrained(folder)
+
+        self._write(f"predictor-{name}", save)
+
+    def write_plot(self, name: str, save: Callable[[Path], Any]) -> None:
+        """Write a figure below `plots/`."""
+        (self.path / "plots").mkdir(exist_ok=True)
+        self._write(f"plots/{name}", save)
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write beside the target, then move it there."""
+        target = self.path / name
+        partial = target.with_name(f".{os.getpid()}-{target.name}")
+        write(partial)
+        if target.is_dir():
+            old = target.with_name(f".{os.getpid()}-old-{target.name}")
+            target.rename(old)
+            partial.rename(target)
+            shutil.rmtree(old)
+        else:
+            partial.replace(target)
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "packages": versions,
+    }

@@ -1,0 +1,106 @@
+"""Where metrics go: JSON Lines always, TensorBoard and Weights & Biases by config."""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from task.config import LogConfig, Scalar
+from task.errors import ConfigError
+
+
+class Sink(Protocol):
+    """Takes the metrics of a round."""
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Write the metrics of round `step`; values are numbers, texts, None or nested dicts."""
+
+    def close(self) -> None:
+        """Flush and release."""
+
+
+class JsonLines:
+    """One JSON object per round in `metrics.jsonl`."""
+
+    def __init__(self, file: Path) -> None:
+        self._stream = file.open("a")
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        """See `Sink.log`."""
+        self._stream.write(json.dumps({"round": step, **metrics}) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._stream.close()
+
+
+class TensorBoard:
+    """TensorBoard events of every number; nested keys are joined with `/`."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        """See `Sink.log`."""
+        for key, value in numbers(metrics).items():
+            self._writer.add_scalar(key, value, step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+class WeightsAndBiases:
+    """A run of a Weights & Biases project."""
+
+    def __init__(self, project: str, folder: Path, config: Mapping[str, Scalar]) -> None:
+        import wandb
+
+        self._run = wandb.init(project=project, dir=str(folder), config=dict(config))
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        """See `Sink.log`."""
+        self._run.log(numbers(metrics), step=step)
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._run.finish()
+
+
+def open_sinks(config: LogConfig, folder: Path, settings: Mapping[str, Scalar]) -> list[Sink]:
+    """Open the sinks that the config asks for.
+
+    Raises:
+        ConfigError: Weights & Biases is asked for and not installed.
+    """
+    check_sinks(config)
+    sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl")]
+    if config.tensorboard:
+        sinks.append(TensorBoard(folder / "tensorboard"))
+    if config.wandb_project:
+        sinks.append(WeightsAndBiases(config.wandb_project, folder, settings))
+    return sinks
+
+
+def check_sinks(config: LogConfig) -> None:
+    """Raise a `ConfigError` when a sink's package is missing."""
+    if config.wandb_project and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"log.wandb-project = {config.wandb_project!r}: the package wandb is not installed. "
+            "Install it (pip install wandb) or leave the key empty."
+        )
+
+
+def numbers(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flatten nested metrics to the numbers in them."""
+    flat: dict[str, float] = {}
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            flat.update(numbers(value, f"{prefix}{key}/"))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[f"{prefix}{key}"] = value
+    return flat

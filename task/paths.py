@@ -1,0 +1,35 @@
+"""Where a run's relative paths start, and where it is written by default."""
+
+import json
+import os
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from task.config import RunConfig
+
+
+def project_folder() -> Path:
+    """Return the folder that relative paths of a `flwr run` start from.
+
+    Flower unpacks the app elsewhere and runs it in the folder in which its SuperLink happened to be
+    started, so neither `__file__` nor the working directory tells. The installed distribution
+    remembers the folder it was installed from (PEP 610); `$PLURALLLM_PROJECT` overrides it, and a
+    distribution installed from a registry falls back to `~/pluralllm`.
+    """
+    if chosen := os.environ.get("PLURALLLM_PROJECT"):
+        return Path(chosen).expanduser().absolute()
+    try:
+        record = metadata.distribution("pluralllm").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        record = None
+    url = urlparse(json.loads(record)["url"]) if record else None
+    if url and url.scheme == "file":
+        return Path(unquote(url.path))
+    return Path.home() / "pluralllm"
+
+
+def default_run_directory(config: RunConfig, now: datetime) -> str:
+    """Return the relative run directory of a run that names none."""
+    return f"runs/{now:%Y%m%d-%H%M%S}-{config.data.source}-seed{config.run.seed}"

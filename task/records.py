@@ -1,0 +1,48 @@
+"""Names of every record and key that crosses the wire, once.
+
+Answers never do: a client sends texts' hashes and feature sums (`describe`), parameters and loss
+(`train`), and sums of scores (`evaluate`).
+"""
+
+# Message types.
+DESCRIBE = "query.describe"
+
+# Records of a strategy's messages, as Flower's own strategies name them.
+ARRAYS = "arrays"
+CONFIG = "config"
+METRICS = "metrics"
+
+# Added to every message by the population grid.
+BRIEFING = "briefing"  # ConfigRecord: whom the message is for, and the round
+GROUP = "group"
+ROUND = "round"
+LEARNING_RATES = "learning-rates"
+FEATURE_STATISTICS = "feature-statistics"  # ArrayRecord of a train or evaluate message
+FEATURE_MEAN = "mean"
+FEATURE_STD = "std"
+SEEN_QUESTIONS = "seen-questions"  # ArrayRecord of an evaluate message
+QUESTION_KEYS = "keys"
+
+# Reply to `describe`: one entry per group that the node holds.
+HOLDINGS = "holdings"  # ConfigRecord
+GROUPS = "groups"
+ROLES = "roles"
+FINGERPRINT = "encoder-fingerprint"
+NUM_PARTITIONS = "num-partitions"  # Flower's node config key in simulations; 0 elsewhere
+HELD_QUESTIONS = "held-questions"  # ArrayRecord: group's position to question keys
+FEATURE_SUMS = "feature-sums"  # ArrayRecord over the node's training groups
+SUM_COUNT = "count"
+SUM_TOTAL = "total"
+SUM_SQUARES = "squares"
+
+# Metrics of a train reply.
+NUM_EXAMPLES = "num-examples"
+LOSS = "loss"
+
+# Metrics of an evaluate reply: [sum, weight] each.
+SCORES_ALL = "alignment-score"
+SCORES_SEEN = "alignment-score-seen"
+SCORES_NEW = "alignment-score-new"
+
+# Strategy's own settings that clients act upon.
+PROXIMAL_MU = "proximal-mu"  # Flower's FedProx
