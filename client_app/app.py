@@ -5,9 +5,10 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client_app.mods import report_errors
 from task import records
 from task.config import PredictorSettings, RunConfig
 from task.encoder import make_encoder
@@ -17,7 +18,7 @@ from task.paths import project_folder
 from task.predictor import PreferencePredictor
 from task.training import train_client
 
-app = ClientApp()
+app = ClientApp(mods=[report_errors])
 
 
 @app.query("describe")
@@ -31,16 +32,16 @@ def describe(message: Message, context: Context) -> Message:
     holdings = ConfigRecord(
         {
             records.GROUPS: [data.group for data in groups],
-            records.ROLES: [data.role for data in groups],
+            records.ROLES: [str(data.role) for data in groups],
             records.FINGERPRINT: make_encoder(config.encoder).fingerprint,
             records.NUM_PARTITIONS: int(context.node_config.get("num-partitions", 0)),
         }
     )
-    keys = {str(index): data.question_keys for index, data in enumerate(groups)}
+    keys = {str(index): Array(data.question_keys) for index, data in enumerate(groups)}
     exact = {
-        records.SUM_COUNT: np.array(sums.count),
-        records.SUM_TOTAL: sums.total,
-        records.SUM_SQUARES: sums.squares,
+        records.SUM_COUNT: Array(np.array(sums.count)),
+        records.SUM_TOTAL: Array(sums.total),
+        records.SUM_SQUARES: Array(sums.squares),
     }
     content = RecordDict(
         {
@@ -68,11 +69,12 @@ def train(message: Message, context: Context) -> Message:
         server_round=int(briefing[records.ROUND]),  # type: ignore[arg-type]
         proximal_mu=float(settings.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
     )
-    metrics = {records.NUM_EXAMPLES: update.num_examples, records.LOSS: update.loss}
     content = RecordDict(
         {
-            records.ARRAYS: ArrayRecord(update.parameters),  # type: ignore[arg-type]
-            records.METRICS: MetricRecord(metrics),
+            records.ARRAYS: ArrayRecord(update.parameters),
+            records.METRICS: MetricRecord(
+                {records.NUM_EXAMPLES: update.num_examples, records.LOSS: update.loss}
+            ),
         }
     )
     return Message(content, reply_to=message)

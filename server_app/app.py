@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, MessageType
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MessageType
 from flwr.serverapp import Grid, ServerApp
 
 from server_app.discovery import Client, Population, discover_clients
@@ -17,6 +17,7 @@ from server_app.strategies import make_strategy
 from task import records
 from task.baselines import score_baselines, seen_question_keys
 from task.config import RunConfig
+from task.encoder import saved_settings
 from task.features import load_features
 from task.paths import default_run_directory, project_folder
 from task.predictor import PreferencePredictor
@@ -42,13 +43,8 @@ def main(grid: Grid, context: Context) -> None:
     print(f"Run directory: {directory.path}", flush=True)
     _print_population(population)
     sinks = open_sinks(config.log, directory.path, config.to_flat())
-    encoder = {"fingerprint": population.fingerprint} | {
-        key.removeprefix("encoder."): value
-        for key, value in config.to_flat().items()
-        if key.startswith("encoder.")
-    }
     predictor = PreferencePredictor.initial(
-        config.predictor, population.feature_sums, encoder, config.run.seed
+        config.predictor, population.feature_sums, saved_settings(config.encoder), config.run.seed
     )
     clients = PopulationGrid(
         grid,
@@ -96,16 +92,18 @@ class Briefings:
     ) -> None:
         self._train = config.train
         statistics = {
-            records.FEATURE_MEAN: predictor.feature_mean.numpy(),
-            records.FEATURE_STD: predictor.feature_std.numpy(),
+            records.FEATURE_MEAN: Array(predictor.feature_mean.numpy()),
+            records.FEATURE_STD: Array(predictor.feature_std.numpy()),
         }
         self._statistics = ArrayRecord(statistics)
         seen = seen_question_keys(population.question_keys, population.roles)
         self._seen = {
-            role: ArrayRecord({records.QUESTION_KEYS: keys}) for role, keys in seen.items()
+            role: ArrayRecord({records.QUESTION_KEYS: Array(keys)}) for role, keys in seen.items()
         }
 
-    def __call__(self, client: Client, message_type: str, server_round: int) -> Mapping[str, Record]:
+    def __call__(
+        self, client: Client, message_type: str, server_round: int
+    ) -> Mapping[str, Record]:
         """Return the records for one message."""
         briefing = ConfigRecord({records.GROUP: client.group, records.ROUND: server_round})
         added: dict[str, Record] = {

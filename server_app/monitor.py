@@ -90,9 +90,7 @@ class RoundMonitor:
         self._table.print_row(server_round, metrics)
         if not evaluated:
             return None
-        means = {
-            key: metrics[key]["alignment_score"] for key in ROLE_KEYS.values() if metrics[key]
-        }
+        means = {key: metrics[key]["alignment_score"] for key in ROLE_KEYS.values() if metrics[key]}
         return MetricRecord(means)
 
     def finish(self) -> None:

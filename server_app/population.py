@@ -6,7 +6,6 @@ stranger's, become reproducible, role-aware and fault-tolerant without a line of
 """
 
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -244,10 +244,10 @@ class PopulationGrid(Grid):
             message_type=message.metadata.message_type,
         )
         if reply.has_error():
-            return Message(metadata=metadata, error=reply.error)
+            return make_message(metadata, error=reply.error)
         if fault := _fault(message, reply):
-            return Message(metadata=metadata, error=Error(ErrorCode.UNKNOWN, fault))
-        return Message(metadata=metadata, content=reply.content)
+            return make_message(metadata, error=Error(ErrorCode.UNKNOWN, fault))
+        return make_message(metadata, reply.content)
 
 
 def _fault(message: Message, reply: Message) -> str | None:
@@ -276,13 +276,10 @@ def _is_train(message: Message) -> bool:
 
 
 def _array_bytes(content: RecordDict) -> int:
-    return sum(len(array.data) for record in content.array_records.values() for array in
-               record.values())
+    return sum(
+        len(array.data) for record in content.array_records.values() for array in record.values()
+    )
 
 
 def _reason(error: Error) -> str:
-    """Return the last line of what a client raised, without Flower's wrapping."""
-    text = error.reason or f"error code {error.code}"
-    if match := re.search(r"Message: (.*)'>\s*$", text, re.DOTALL):
-        text = match[1]
-    return text.strip()
+    return (error.reason or f"error code {error.code}").strip()

@@ -42,11 +42,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it holds a run already, or cannot be written.
         """
-        if (path / "status.json").exists():
-            raise RunDirectoryError(
-                f"run.directory = {str(path)!r} holds a run already. Choose another directory, or "
-                "move that one away: a run never overwrites what another has saved."
-            )
+        require_unused(path)
         directory = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -100,6 +96,31 @@ class RunDirectory:
             shutil.rmtree(old)
         else:
             partial.replace(target)
+
+
+def require_unused(path: Path) -> None:
+    """Raise a `RunDirectoryError` when a directory holds a run already."""
+    if (path / "status.json").exists():
+        raise RunDirectoryError(
+            f"run.directory = {str(path)!r} holds a run already. Choose another directory, or move "
+            "that one away: a run never overwrites what another has saved."
+        )
+
+
+def load_predictor(path: Path, which: str = "best") -> PreferencePredictor:
+    """Load the `best` or `final` predictor of a run directory, or a saved predictor's folder.
+
+    Raises:
+        RunDirectoryError: there is no such predictor.
+    """
+    folder = path if (path / "model.safetensors").is_file() else path / f"predictor-{which}"
+    if not (folder / "model.safetensors").is_file():
+        raise RunDirectoryError(
+            f"{path} holds no predictor: expected {folder / 'model.safetensors'}. Give a run "
+            "directory that has finished an evaluation, or a saved predictor's folder."
+        )
+    predictor: PreferencePredictor = PreferencePredictor.from_pretrained(folder)
+    return predictor
 
 
 def _environment() -> dict[str, Any]:

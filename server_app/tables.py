@@ -60,7 +60,8 @@ class RoundTable:
     def print_summary(self, summary: Mapping[str, Any]) -> None:
         """Print the macro means and fairness indices per role."""
         print(
-            "\n                            AS      seen q.  new q.   worst    CoV     FI", flush=True
+            "\n                            AS      seen q.  new q.   worst    CoV     FI",
+            flush=True,
         )
         for role in ("held_out", "train"):
             for name, entry in summary[role].items():

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from task.config import RunConfig
 from task.evaluation import evaluation_splits
-from task.features import GroupData, load_group, load_roles, load_survey
+from task.features import GroupData, load_group, load_roles
 from task.metrics import GroupScores, alignment_score
 from task.roles import Role
+from task.sources import load_survey
 from task.survey import Survey
 
 UNIFORM = "uniform"
@@ -32,9 +33,10 @@ def seen_question_keys(
         if roles[group] == "train"
         for key in set(keys.tolist())
     )
+    least: dict[Role, int] = {"held-out": 1, "train": 2}
     return {
-        role: np.array(sorted(k for k, n in asked.items() if n >= least), dtype=np.int64)
-        for role, least in (("held-out", 1), ("train", 2))
+        role: np.array(sorted(k for k, n in asked.items() if n >= number), dtype=np.int64)
+        for role, number in least.items()
     }
 
 
@@ -48,7 +50,8 @@ def population_mean(
         if role == "train" and group != leave_out:
             answers = survey.answers[group]
             for index, position in enumerate(answers.questions.tolist()):
-                total[position] = total.get(position, 0.0) + answers.distribution(index)
+                shares = answers.distribution(index).astype(np.float64)
+                total[position] = total.get(position, np.zeros_like(shares)) + shares
                 count[position] += 1
     return {position: shares / count[position] for position, shares in total.items()}
 
@@ -81,9 +84,7 @@ def score_baselines(config: RunConfig) -> dict[str, dict[str, GroupScores]]:
     return scores
 
 
-def _score_each(
-    data: GroupData, known: Mapping[int, NDArray[np.float64]]
-) -> NDArray[np.float64]:
+def _score_each(data: GroupData, known: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the (Q,) alignment scores of known distributions, uniform where none is known."""
     answers = data.answers
     truth = np.zeros((len(answers), int(answers.lengths.max())))

@@ -63,9 +63,7 @@ class RunSettings:
 class DataConfig:
     """`data.*`: the survey, and which of its groups train and which are held out."""
 
-    source: str = _setting(
-        "synthetic", "Survey source: `synthetic`, `global-opinions` or `table`."
-    )
+    source: str = _setting("synthetic", "Survey source: `synthetic`, `global-opinions` or `table`.")
     path: str = _setting(
         "",
         "Survey file. `table`: CSV, JSONL or Parquet in long form. `global-opinions`: a local copy "
@@ -217,9 +215,7 @@ class PredictorSettings:
             self.embedder_depth,
             "an integer >= 2",
         )
-        _require(
-            self.answer_gain > 0, "predictor.answer-gain", self.answer_gain, "a number > 0"
-        )
+        _require(self.answer_gain > 0, "predictor.answer-gain", self.answer_gain, "a number > 0")
         _require(
             self.width % self.num_heads == 0,
             "predictor.num-heads",
@@ -277,12 +273,8 @@ class TrainConfig:
                 value,
                 f"an integer >= train.{_dashed(low)} ({floor})",
             )
-        _require(
-            self.learning_rate > 0, "train.learning-rate", self.learning_rate, "a number > 0"
-        )
-        _require(
-            self.weight_decay >= 0, "train.weight-decay", self.weight_decay, "a number >= 0"
-        )
+        _require(self.learning_rate > 0, "train.learning-rate", self.learning_rate, "a number > 0")
+        _require(self.weight_decay >= 0, "train.weight-decay", self.weight_decay, "a number >= 0")
         _require(
             self.clients_per_round >= 0,
             "train.clients-per-round",
@@ -295,9 +287,7 @@ class TrainConfig:
             self.min_valid_fraction,
             "a number above 0 and at most 1",
         )
-        _require(
-            self.round_timeout > 0, "train.round-timeout", self.round_timeout, "a number > 0"
-        )
+        _require(self.round_timeout > 0, "train.round-timeout", self.round_timeout, "a number > 0")
 
     def learning_rates(self, server_round: int) -> list[float]:
         """Return the learning rate of each local step of a round (rounds count from 1).
@@ -338,9 +328,7 @@ class StrategyConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "strategy.name", self.name, "the name of a strategy")
-        _require(
-            self.proximal_mu >= 0, "strategy.proximal-mu", self.proximal_mu, "a number >= 0"
-        )
+        _require(self.proximal_mu >= 0, "strategy.proximal-mu", self.proximal_mu, "a number >= 0")
         if self.name == "fedprox":
             _require(
                 self.proximal_mu > 0,
@@ -477,7 +465,7 @@ def parse_override(text: str) -> tuple[str, Scalar]:
 
 
 def _sections() -> dict[str, Any]:
-    return {item.name: item.default_factory for item in fields(RunConfig)}  # type: ignore[misc]
+    return {item.name: item.default_factory for item in fields(RunConfig)}
 
 
 def _dashed(name: str) -> str:
@@ -496,4 +484,4 @@ def _typed(key: str, value: object, default: Scalar) -> Scalar:
         raise ConfigError(f"{key} = {value!r}: expected {names[expected]}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key} = {value!r}: expected a finite number.")
-    return value  # type: ignore[return-value]
+    return value

@@ -162,6 +162,18 @@ class TransformersEncoder:
         return features
 
 
+def saved_settings(config: EncoderConfig) -> dict[str, str | int]:
+    """Return what a saved predictor needs to encode new texts alike, and to notice if it cannot."""
+    return {
+        "name": config.name,
+        "revision": config.revision,
+        "text_format": config.text_format,
+        "dimension": config.dimension,
+        "max_length": config.max_length,
+        "fingerprint": make_encoder(config).fingerprint,
+    }
+
+
 def make_encoder(config: EncoderConfig) -> Encoder:
     """Return the encoder that the config names."""
     return HashingEncoder(config) if config.name == HASHING else TransformersEncoder(config)

@@ -48,11 +48,16 @@ class Episode:
 
     def to(self, device: torch.device) -> "Episode":
         """Return the same episodes on another device."""
-        moved = {
-            name: None if tensor is None else tensor.to(device)
-            for name, tensor in vars(self).items()
-        }
-        return Episode(**moved)
+        mask = self.context_mask_BC
+        return Episode(
+            context_x_BCd=self.context_x_BCd.to(device),
+            context_y_BC=self.context_y_BC.to(device),
+            context_mask_BC=None if mask is None else mask.to(device),
+            target_x_BTd=self.target_x_BTd.to(device),
+            option_index_BQO=self.option_index_BQO.to(device),
+            option_mask_BQO=self.option_mask_BQO.to(device),
+            target_y_BQO=self.target_y_BQO.to(device),
+        )
 
 
 def sample_split(data: GroupData, config: TrainConfig, random: np.random.Generator) -> Split:
@@ -62,8 +67,11 @@ def sample_split(data: GroupData, config: TrainConfig, random: np.random.Generat
     the group has; at least one question is left to be a target.
     """
     available = len(data.fit)
-    context = min(random.integers(config.min_context, config.max_context + 1), available - 1)
-    target = min(random.integers(config.min_target, config.max_target + 1), available - context)
+    drawn = int(random.integers(config.min_context, config.max_context + 1))
+    context = min(drawn, available - 1)
+    target = min(
+        int(random.integers(config.min_target, config.max_target + 1)), available - context
+    )
     order = random.permutation(data.fit)
     return Split(order[:context], order[context : context + target])
 

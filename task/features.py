@@ -82,7 +82,8 @@ def option_rows(
     chosen = lengths[positions]
     ends = np.cumsum(chosen)
     within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - chosen, chosen)
-    return np.repeat(starts[positions], chosen) + within
+    rows: NDArray[np.int64] = np.repeat(starts[positions], chosen) + within
+    return rows
 
 
 def group_data(

@@ -40,7 +40,8 @@ def alignment_score(p: Tensor, q: Tensor) -> Tensor:
     m = (p + q) / 2
     divergence = (torch.special.xlogy(p, p / m) + torch.special.xlogy(q, q / m)).nan_to_num(0.0)
     # Rounding can leave a divergence of equal distributions a hair below zero.
-    return 1 - (divergence.sum(-1) / 2).clamp(min=0).sqrt()
+    distance: Tensor = (divergence.sum(-1) / 2).clamp(min=0).sqrt()
+    return 1 - distance
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ O options of a question, d feature dimensions, w width, h heads.
 import math
 import re
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -52,7 +53,7 @@ class ContextAttention(nn.Module):
         return attended
 
     def _heads(self, x_BNw: Tensor) -> Tensor:
-        return x_BNw.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x_BNw.view(*x_BNw.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -70,8 +71,8 @@ class Layer(nn.Module):
     def forward(self, x_BNw: Tensor, context_BCw: Tensor, mask_B11C: Tensor | None) -> Tensor:
         """Return (B, N, w)."""
         x_BNw = self.attention_norm(x_BNw + self.attention(x_BNw, context_BCw, mask_B11C))
-        x_BNw = self.feedforward_norm(x_BNw + self.feedforward(x_BNw))
-        return x_BNw
+        normed_BNw: Tensor = self.feedforward_norm(x_BNw + self.feedforward(x_BNw))
+        return normed_BNw
 
 
 class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
@@ -89,8 +90,8 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         feedforward_width: width of the feed-forward layers and of the head.
         answer_gain: factor on the initial weights of the answer share; it changes where training
             starts, not what the network can compute.
-        encoder: the `encoder.*` settings and the fingerprint of the encoder that made the training
-            features; kept so that new texts can be encoded alike.
+        encoder: `task.encoder.saved_settings` of the encoder that made the training features; kept
+            so that new texts can be encoded alike.
     """
 
     feature_mean: Tensor
@@ -110,13 +111,11 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
     ) -> None:
         super().__init__()
         self.encoder = encoder or {}
-        sizes = [feature_dimension + 1] + [width] * embedder_depth
-        embedder: list[nn.Module] = []
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-            embedder += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.embedder = nn.Sequential(*embedder[:-1])
+        first = nn.Linear(feature_dimension + 1, width)
         with torch.no_grad():
-            self.embedder[0].weight[:, -1] *= answer_gain  # type: ignore[index]
+            first.weight[:, -1] *= answer_gain
+        deeper = [(nn.ReLU(), nn.Linear(width, width)) for _ in range(embedder_depth - 1)]
+        self.embedder = nn.Sequential(first, *chain.from_iterable(deeper))
         self.layers = nn.ModuleList(
             Layer(width, num_heads, feedforward_width) for _ in range(num_layers)
         )

@@ -55,8 +55,8 @@ def assign_roles(
             "No group is left to train. Name some in data.train-groups, or lower "
             "data.min-questions."
         )
-    roles: dict[str, Role] = {group: "train" for group in train}
-    roles.update({group: "held-out" for group in held_out})
+    roles: dict[str, Role] = dict.fromkeys(train, "train")
+    roles.update(dict.fromkeys(held_out, "held-out"))
     _check_sizes(survey, roles, data, evaluation)
     return dict(sorted(roles.items()))
 

@@ -98,7 +98,7 @@ class Survey:
 
 def build_survey(
     questions: Sequence[Question],
-    answers: Iterable[tuple[str, int, Sequence[float]]],
+    answers: Iterable[tuple[str, int, Sequence[float] | NDArray[np.float64]]],
     dropped: Mapping[str, int] | None = None,
 ) -> Survey:
     """Validate answer distributions and assemble a survey.

@@ -32,8 +32,8 @@ def objective_loss(predictor: PreferencePredictor, episode: Episode, objective: 
     """Return the scalar loss of a batch of episodes.
 
     `categorical`: cross-entropy of the predicted against the answer distribution, averaged over
-    target questions. `gaussian`: negative Gaussian log-likelihood of the shares under the soft-maxed
-    means, averaged over target options (arXiv 2310.11523, eq. 4).
+    target questions. `gaussian`: negative Gaussian log-likelihood of the shares under the
+    soft-maxed means, averaged over target options (arXiv 2310.11523, eq. 4).
     """
     log_p_BQO, log_std_BQO = predictor.log_distributions(episode)
     mask_BQO = episode.option_mask_BQO

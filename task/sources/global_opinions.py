@@ -64,12 +64,13 @@ def _from_hub() -> pd.DataFrame:
     from datasets import load_dataset  # slow to import, and only needed here
 
     try:
-        return load_dataset(HUB_DATASET, split="train").to_pandas()
+        frame: pd.DataFrame = load_dataset(HUB_DATASET, split="train").to_pandas()
     except Exception as error:  # hub, network and cache failures share no base class
         raise SurveyError(
             f"{HUB_DATASET} cannot be loaded from the Hugging Face hub ({error}). Without network "
             "access, give a local copy (CSV or Parquet) in data.path."
         ) from error
+    return frame
 
 
 def _selections(value: Any, where: str) -> dict[str, list[float]]:

@@ -94,14 +94,16 @@ def make_synthetic(data: DataConfig, seed: int) -> Survey:
     questions: list[Question] = []
     option_values: list[NDArray[np.int64]] = []  # per question, the value behind each option
     topic_logits: list[NDArray[np.float64]] = []  # per question, the topic's weight of each option
-    for index in random.permutation(len(worded))[: data.synthetic_questions]:
+    for index in random.permutation(len(worded))[: data.synthetic_questions].tolist():
         topic, wording, where = worded[index]
         values = random.choice(len(VALUES), random.integers(3, 6), replace=False)
         wordings = [list(VALUES.values())[value] for value in values]
         options = tuple(str(random.choice(choices)) for choices in wordings)
         questions.append(Question(wording.format(topic=topic, where=where), options))
         option_values.append(values)
-        topic_weights = generator(seed, "synthetic topic", topic).normal(0, TOPIC_SCALE, len(VALUES))
+        topic_weights = generator(seed, "synthetic topic", topic).normal(
+            0, TOPIC_SCALE, len(VALUES)
+        )
         topic_logits.append(topic_weights[values])
     answers = []
     for name in _group_names(data.synthetic_groups):

@@ -65,8 +65,8 @@ def _clean(frame: pd.DataFrame, value: str, where: str) -> pd.DataFrame:
     texts = frame.groupby("question_id", sort=False)["question"].nunique()
     if (texts > 1).any():
         raise SurveyError(
-            f"{where}: question_id {texts.index[texts > 1][0]!r} stands for {texts.max()} different "
-            "question texts. Expected one."
+            f"{where}: question_id {texts.index[texts > 1][0]!r} stands for {texts.max()} "
+            "different question texts. Expected one."
         )
     return frame
 

@@ -1,0 +1,1 @@
+"""The `pluralllm` command: combines the parts; nothing imports it."""

@@ -1,0 +1,47 @@
+"""`pluralllm`: one function per command, each in a file of its own."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.doctor import doctor
+from cli.embed import embed
+from cli.predict import predict
+from cli.run import run
+from cli.settings import show_config
+from task.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Federated preference learning for LLM alignment, on Flower.",
+)
+app.command("run")(run)
+app.command("embed")(embed)
+app.command("predict")(predict)
+app.command("config")(show_config)
+app.command("doctor")(doctor)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks of expected errors.")] = False,
+) -> None:
+    """Take options that hold for every command."""
+    global _debug
+    _debug = debug
+
+
+_debug = False
+
+
+def main() -> None:
+    """Run the command line; an error that the user can put right is one line, exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        if _debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

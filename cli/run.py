@@ -1,0 +1,95 @@
+"""`pluralllm run`: a thin front to `flwr run` in simulation."""
+
+import json
+import subprocess
+import tempfile
+import time
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import tomli_w
+import typer
+
+from cli.resources import simulation_resources
+from cli.settings import Settings, parse_settings
+from cli.superlink import CONNECTION, LocalSuperLink, local_superlink
+from server_app.run_directory import require_unused
+from server_app.sinks import check_sinks
+from server_app.strategies import make_strategy
+from task.config import RunConfig
+from task.errors import UserError
+from task.features import load_features, load_roles
+from task.paths import default_run_directory, project_folder
+from task.sources import load_survey
+
+STATUS_SECONDS = 30
+
+
+def run(
+    settings: Settings = None,
+    actors: Annotated[
+        int, typer.Option(help="Ray actors, one CPU each. 0: chosen for this machine.", min=0)
+    ] = 0,
+) -> None:
+    """Train a preference predictor across user groups, in a Flower simulation."""
+    config = parse_settings(settings)
+    if not config.run.directory:
+        path = Path.cwd() / default_run_directory(config, datetime.now())
+        config = replace(config, run=replace(config.run, directory=str(path)))
+    num_clients = _check(config)
+    resources = simulation_resources(num_clients, actors)
+    print(f"Simulation: {resources.federation_config()}", flush=True)
+    with local_superlink() as superlink, tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "run.toml"
+        file.write_text(tomli_w.dumps(config.to_flat()))
+        command = ["flwr", "run", str(_app_folder()), CONNECTION, "--stream"]
+        command += ["--run-config", str(file)]
+        command += ["--federation-config", resources.federation_config()]
+        started = subprocess.run(command, env=superlink.environment, check=False)
+        status = _status(superlink) if started.returncode == 0 else "not started"
+    if status != "finished:completed":
+        print(f"error: the run did not complete (status: {status}).", flush=True)
+        raise typer.Exit(1)
+
+
+def _check(config: RunConfig) -> int:
+    """Check everything that can be checked before starting anything; return the client count."""
+    make_strategy(config.strategy)
+    check_sinks(config.log)
+    require_unused(Path(config.run.directory))
+    load_survey(config.data, config.run.seed)
+    roles = load_roles(config.data, config.evaluation, config.run.seed)
+    load_features(config.data, config.encoder, config.run.seed)
+    return len(roles)
+
+
+def _app_folder() -> Path:
+    """Return the folder that holds this app's pyproject.toml, which `flwr run` packs."""
+    folder = project_folder()
+    if not (folder / "pyproject.toml").is_file():
+        raise UserError(
+            f"{folder} is not the project's source folder, which `flwr run` packs. Install from a "
+            "clone (pip install -e .), or set PLURALLLM_PROJECT to it."
+        )
+    return folder
+
+
+def _status(superlink: LocalSuperLink) -> str:
+    """Ask Flower how the run ended: `flwr run` exits with 0 even when the ServerApp raised."""
+    deadline = time.monotonic() + STATUS_SECONDS
+    status = "unknown"
+    while not status.startswith("finished") and time.monotonic() < deadline:
+        listed = subprocess.run(
+            ["flwr", "ls", CONNECTION, "--format", "json"],
+            env=superlink.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        try:
+            status = str(json.loads(listed.stdout)["runs"][0]["status"])
+        except (ValueError, LookupError):
+            return f"unknown: {listed.stdout}{listed.stderr}"
+    return status

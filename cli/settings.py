@@ -1,0 +1,44 @@
+"""Settings from the command line: `.toml` files and `key=value`, later ones winning."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from task.config import RunConfig, Scalar, help_texts, parse_override, read_toml
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Config files (conf/x.toml) and overrides (train.num-rounds=10), later ones win.",
+        metavar="[conf/x.toml] [key=value]",
+        show_default=False,
+    ),
+]
+
+
+def parse_settings(settings: Sequence[str] | None) -> RunConfig:
+    """Merge files and overrides into a validated config; relative paths start here.
+
+    Raises:
+        ConfigError: a file is missing, or a key or value is wrong.
+    """
+    flat: dict[str, Scalar] = {}
+    for text in settings or ():
+        if text.endswith(".toml") and "=" not in text:
+            flat.update(read_toml(Path(text)))
+        else:
+            flat.update([parse_override(text)])
+    return RunConfig.from_flat(flat).with_absolute_paths(Path.cwd())
+
+
+def show_config(settings: Settings = None) -> None:
+    """List every config key with its value (as the given settings leave it) and meaning."""
+    values = parse_settings(settings).to_flat()
+    table = Table("key", "value", "meaning")
+    for key, meaning in help_texts().items():
+        table.add_row(key, str(values[key]), meaning)
+    Console().print(table)

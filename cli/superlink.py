@@ -1,0 +1,124 @@
+"""A SuperLink of our own: its own port, home and processes, all gone afterwards."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from task.errors import UserError
+
+CONNECTION = "pluralllm"
+START_SECONDS = 60
+STOP_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class LocalSuperLink:
+    """A running SuperLink in simulation mode.
+
+    Attributes:
+        environment: for `flwr` commands that talk to it, by the connection `CONNECTION`.
+        home: its FLWR_HOME; holds its log.
+    """
+
+    environment: dict[str, str]
+    home: Path
+
+
+@contextmanager
+def local_superlink() -> Iterator[LocalSuperLink]:
+    """Start a SuperLink, and stop it and all it started.
+
+    `flwr run` alone would leave its SuperLink running, frozen in the environment and working
+    directory of whoever ran it first, and install the app's dependencies anew for every run.
+
+    Raises:
+        UserError: it does not start.
+    """
+    home = Path(tempfile.mkdtemp(prefix="pluralllm-flwr-"))
+    port = _free_port()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n'
+        f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    environment = os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [
+        str(Path(sys.executable).with_name("flower-superlink")),
+        "--insecure",
+        "--simulation",
+        "--disable-runtime-dependency-installation",
+        "--control-api-address",
+        f"127.0.0.1:{_free_port()}",
+        "--port",
+        str(port),
+        "--log-file",
+        str(home / "superlink.log"),
+    ]
+    # `flwr` and what it starts are found next to this Python, activated environment or not.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait_until_up(process, port, home)
+        yield LocalSuperLink(environment, home)
+    finally:
+        _stop(process)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], port: int, home: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    log = home / "superlink.log"
+    tail = log.read_text()[-2000:] if log.exists() else "(no log)"
+    raise UserError(f"The local SuperLink did not start. The end of its log:\n{tail}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the SuperLink with all its descendants: executors, the simulation, Ray."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    process.terminate()
+    for child in family:
+        _signal(child.terminate)
+    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    for child in alive:
+        _signal(child.kill)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _signal(send: object) -> None:
+    try:
+        send()  # type: ignore[operator]
+    except psutil.NoSuchProcess:
+        return

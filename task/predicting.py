@@ -1,0 +1,91 @@
+"""Predicting a group's answers to new questions with a saved predictor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from task.config import EncoderConfig
+from task.encoder import encode_cached, make_encoder
+from task.episodes import Split, make_episode
+from task.errors import EncoderError, SurveyError
+from task.features import GroupData
+from task.predictor import PreferencePredictor
+from task.sources.files import read_frame, require_columns
+from task.sources.table import survey_from_frame
+from task.survey import Answers, Question, Survey
+
+
+def read_context(path: str) -> Survey:
+    """Read one group's answered questions; the column `group` may be left out.
+
+    Raises:
+        SurveyError: the file is malformed or holds several groups.
+    """
+    frame = read_frame(path)
+    if "group" not in frame:
+        frame["group"] = Path(path).stem
+    survey = survey_from_frame(frame, where=path)
+    if len(survey.answers) != 1:
+        raise SurveyError(
+            f"{path} holds {len(survey.answers)} groups ({', '.join(survey.answers)}). Expected "
+            "one: the context of a prediction is one group's."
+        )
+    return survey
+
+
+def read_questions(path: str) -> list[Question]:
+    """Read questions without answers: columns `question` and `option`, one row per option.
+
+    Raises:
+        SurveyError: the file is malformed.
+    """
+    frame = read_frame(path)
+    require_columns(frame, ("question", "option"), path)
+    frame = frame.assign(group="-", share=1.0)
+    frame["share"] /= frame.groupby("question")["option"].transform("size")
+    return list(survey_from_frame(frame, where=path).questions)
+
+
+@torch.inference_mode()
+def predict_distributions(
+    predictor: PreferencePredictor, context: Survey, questions: Sequence[Question]
+) -> list[NDArray[np.float32]]:
+    """Return one (options,) distribution per question, given one group's answers.
+
+    Raises:
+        EncoderError: the predictor's encoder is not to be had here, or is another one.
+    """
+    settings = dict(predictor.encoder)
+    trained_on = settings.pop("fingerprint", None)
+    config = EncoderConfig(**settings)  # type: ignore[arg-type]
+    fingerprint = make_encoder(config).fingerprint
+    if fingerprint != trained_on:
+        raise EncoderError(
+            f"The predictor was trained on features of {trained_on}, but "
+            f"encoder.name = {config.name!r} here is {fingerprint}. Use the same model files."
+        )
+    (answers,) = context.answers.values()
+    everything = [context.questions[p] for p in answers.questions] + list(questions)
+    lengths = np.array([len(question.options) for question in everything], dtype=np.int64)
+    unknown = np.zeros(lengths.sum() - len(answers.shares), dtype=np.float32)
+    positions = np.arange(len(everything))
+    data = GroupData(
+        group=next(iter(context.answers)),
+        role="held-out",
+        features=encode_cached(everything, config),
+        rows=np.arange(lengths.sum()),
+        answers=Answers(positions, lengths, np.concatenate((answers.shares, unknown))),
+        question_keys=np.array([question.key for question in everything], dtype=np.int64),
+        fit=positions,
+        held_back=positions[:0],
+    )
+    predictor.eval()
+    split = Split(positions[: len(answers)], positions[len(answers) :])
+    shares_QO = predictor.distributions(make_episode([(data, split)]))[0].numpy()
+    return [
+        shares[: len(question.options)]
+        for shares, question in zip(shares_QO, questions, strict=True)
+    ]
