@@ -1,6 +1,6 @@
 """Seconds per round and peak memory of Flower's Ray engine, by number of synthetic clients.
 
-    python benchmarks/flower_engine.py --clients 8 32 128 \
+python benchmarks/flower_engine.py --clients 8 32 128 \
         --output benchmarks/results/flower_engine.json
 """
 

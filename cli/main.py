@@ -1,7 +1,6 @@
 """`pluralllm`: one function per command, each in a file of its own."""
 
 import sys
-from typing import Annotated
 
 import typer
 
@@ -24,24 +23,10 @@ app.command("config")(show_config)
 app.command("doctor")(doctor)
 
 
-@app.callback()
-def options(
-    debug: Annotated[bool, typer.Option(help="Show tracebacks of expected errors.")] = False,
-) -> None:
-    """Take options that hold for every command."""
-    global _debug
-    _debug = debug
-
-
-_debug = False
-
-
 def main() -> None:
     """Run the command line; an error that the user can put right is one line, exit status 2."""
     try:
         app()
     except UserError as error:
-        if _debug:
-            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -15,9 +16,9 @@ import typer
 from cli.resources import simulation_resources
 from cli.settings import Settings, parse_settings
 from cli.superlink import CONNECTION, LocalSuperLink, local_superlink
-from server_app.run_directory import require_unused
+from server_app.run_directory import recorded_failure, require_unused
 from server_app.sinks import check_sinks
-from server_app.strategies import make_strategy
+from server_app.strategies import require_strategy
 from task.config import RunConfig
 from task.errors import UserError
 from task.features import load_features, load_roles
@@ -50,13 +51,14 @@ def run(
         started = subprocess.run(command, env=superlink.environment, check=False)
         status = _status(superlink) if started.returncode == 0 else "not started"
     if status != "finished:completed":
-        print(f"error: the run did not complete (status: {status}).", flush=True)
+        reason = recorded_failure(Path(config.run.directory))
+        print(f"error: the run did not complete ({status}). {reason}", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def _check(config: RunConfig) -> int:
     """Check everything that can be checked before starting anything; return the client count."""
-    make_strategy(config.strategy)
+    require_strategy(config.strategy)
     check_sinks(config.log)
     require_unused(Path(config.run.directory))
     load_survey(config.data, config.run.seed)

@@ -1,5 +1,6 @@
 """Settings from the command line: `.toml` files and `key=value`, later ones winning."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -35,10 +36,26 @@ def parse_settings(settings: Sequence[str] | None) -> RunConfig:
     return RunConfig.from_flat(flat).with_absolute_paths(Path.cwd())
 
 
-def show_config(settings: Settings = None) -> None:
+def show_config(
+    settings: Settings = None,
+    markdown: Annotated[bool, typer.Option(help="Print the README's table of defaults.")] = False,
+) -> None:
     """List every config key with its value (as the given settings leave it) and meaning."""
+    if markdown:
+        print(config_table())
+        return
     values = parse_settings(settings).to_flat()
     table = Table("key", "value", "meaning")
     for key, meaning in help_texts().items():
         table.add_row(key, str(values[key]), meaning)
     Console().print(table)
+
+
+def config_table() -> str:
+    """Return every key, its default and its meaning as a Markdown table."""
+    defaults = RunConfig().to_flat()
+    rows = [
+        f"| `{key}` | `{json.dumps(defaults[key])}` | {meaning.replace('|', chr(92) + '|')} |"
+        for key, meaning in help_texts().items()
+    ]
+    return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows])

@@ -11,9 +11,15 @@ from flwr.clientapp import ClientApp
 from client_app.mods import report_errors
 from task import records
 from task.config import PredictorSettings, RunConfig
-from task.encoder import make_encoder
 from task.evaluation import evaluate_group
-from task.features import FeatureSums, feature_sums, load_features, load_group, load_roles
+from task.features import (
+    FeatureSums,
+    feature_sums,
+    load_features,
+    load_fingerprint,
+    load_group,
+    load_roles,
+)
 from task.paths import project_folder
 from task.predictor import PreferencePredictor
 from task.training import train_client
@@ -33,7 +39,7 @@ def describe(message: Message, context: Context) -> Message:
         {
             records.GROUPS: [data.group for data in groups],
             records.ROLES: [str(data.role) for data in groups],
-            records.FINGERPRINT: make_encoder(config.encoder).fingerprint,
+            records.FINGERPRINT: load_fingerprint(config.encoder),
             records.NUM_PARTITIONS: int(context.node_config.get("num-partitions", 0)),
         }
     )

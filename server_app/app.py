@@ -31,6 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run federated training as the run config says."""
     base = project_folder()
     config = RunConfig.from_flat(context.run_config).with_absolute_paths(base)
+    logging.getLogger("flwr").setLevel(logging.INFO if config.log.flower else logging.ERROR)
     strategy = make_strategy(config.strategy)
     print(f"Survey: {load_survey(config.data, config.run.seed).summary()}", flush=True)
     # Features first, with all of this machine's cores: clients then read them from the cache.
@@ -57,7 +58,6 @@ def main(grid: Grid, context: Context) -> None:
     monitor = RoundMonitor(
         clients, predictor, config, population.roles, baselines, directory, sinks
     )
-    logging.getLogger("flwr").setLevel(logging.INFO if config.log.flower else logging.WARNING)
     try:
         strategy.start(
             grid=clients,

@@ -96,11 +96,16 @@ class RoundMonitor:
     def finish(self) -> None:
         """Save the final predictor, the summary and the tables of the last evaluation."""
         self.save_final_predictor()
-        groups = group_table(self.scores, self._baselines, self._roles)
+        # A group whose last evaluation failed is left out of the baselines as well.
+        baselines = {
+            name: {group: scores[group] for group in self.scores}
+            for name, scores in self._baselines.items()
+        }
+        groups = group_table(self.scores, baselines, self._roles)
         summary: dict[str, Any] = {
             key: {
                 name: summarise(scores, self._roles, role)
-                for name, scores in {"model": self.scores, **self._baselines}.items()
+                for name, scores in {"model": self.scores, **baselines}.items()
             }
             for role, key in ROLE_KEYS.items()
         }

@@ -107,6 +107,12 @@ def require_unused(path: Path) -> None:
         )
 
 
+def recorded_failure(path: Path) -> str:
+    """Return why the run in a directory failed, if it could say so."""
+    file = path / "status.json"
+    return str(json.loads(file.read_text())["reason"]) if file.exists() else ""
+
+
 def load_predictor(path: Path, which: str = "best") -> PreferencePredictor:
     """Load the `best` or `final` predictor of a run directory, or a saved predictor's folder.
 

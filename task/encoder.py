@@ -129,9 +129,8 @@ class TransformersEncoder:
             ) from error
         if tokenizer.pad_token is None:  # decoders such as Llama have none; pads are masked anyway
             tokenizer.pad_token = tokenizer.eos_token
-        longest = min(
-            self.config.max_length, getattr(model.config, "max_position_embeddings", None) or 10**9
-        )
+        positions = getattr(model.config, "max_position_embeddings", None) or self.config.max_length
+        longest = min(self.config.max_length, tokenizer.model_max_length, positions)
         texts = list(_texts(questions, self.config.text_format))
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
         features = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)

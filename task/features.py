@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from task.config import DataConfig, EncoderConfig, EvaluationConfig, RunConfig
-from task.encoder import encode_cached
+from task.encoder import encode_cached, make_encoder
 from task.roles import Role, assign_roles, num_held_back
 from task.seeding import generator
 from task.sources import load_survey
@@ -123,6 +123,12 @@ def feature_sums(data: GroupData) -> FeatureSums:
 def load_features(data: DataConfig, encoder: EncoderConfig, seed: int) -> NDArray[np.float32]:
     """Load the features of all the survey's questions, (options, d_x), from the cache."""
     return encode_cached(load_survey(data, seed).questions, encoder)
+
+
+@lru_cache(maxsize=2)
+def load_fingerprint(encoder: EncoderConfig) -> str:
+    """Load the encoder's fingerprint."""
+    return make_encoder(encoder).fingerprint
 
 
 @lru_cache(maxsize=2)

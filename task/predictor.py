@@ -25,19 +25,24 @@ from task.seeding import derive_seed
 
 
 class ContextAttention(nn.Module):
-    """Multi-head attention of all tokens to the context tokens."""
+    """Multi-head attention of all tokens to the context tokens.
+
+    Keys and values have no biases. A key's adds the same to all of a query's logits, which the
+    softmax ignores: its gradient is rounding noise, which Adam would blow up to full steps. A
+    value's adds the same to every output, as the output's own bias does.
+    """
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.output = nn.Linear(width, width)
         # As nn.MultiheadAttention starts: Xavier over the stacked query, key and value.
         for linear in (self.query, self.key_value):
             bound = math.sqrt(6 / (4 * width))
             nn.init.uniform_(linear.weight, -bound, bound)
-            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.query.bias)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x_BNw: Tensor, context_BCw: Tensor, mask_B11C: Tensor | None) -> Tensor:
@@ -262,27 +267,32 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
 
 
 _GPO_NAMES = {
-    "self_attn.out_proj": "attention.output",
-    "linear1": "feedforward.0",
-    "linear2": "feedforward.2",
-    "norm1": "attention_norm",
-    "norm2": "feedforward_norm",
+    r"^encoder\.": "",
+    r"^predictor\.": "head.",
+    r"\.self_attn\.out_proj\.": ".attention.output.",
+    r"\.linear1\.": ".feedforward.0.",
+    r"\.linear2\.": ".feedforward.2.",
+    r"\.norm1\.": ".attention_norm.",
+    r"\.norm2\.": ".feedforward_norm.",
 }
 
 
 def _translate_gpo(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename GPO's parameters, and fold its value biases into the output's."""
     translated: dict[str, Tensor] = {}
-    for key, tensor in state_dict.items():
-        if match := re.fullmatch(r"encoder\.layers\.(\d+)\.self_attn\.in_proj_(weight|bias)", key):
-            prefix, kind = f"layers.{match[1]}.attention", match[2]
-            width = tensor.shape[0] // 3
-            translated[f"{prefix}.query.{kind}"] = tensor[:width]
-            translated[f"{prefix}.key_value.{kind}"] = tensor[width:]
-            continue
-        name = key.removeprefix("encoder.")
+    for name, tensor in state_dict.items():
         for theirs, ours in _GPO_NAMES.items():
-            name = name.replace(f".{theirs}.", f".{ours}.")
-        translated[re.sub(r"^predictor\.", "head.", name)] = tensor
+            name = re.sub(theirs, ours, name)
+        translated[name] = tensor
+    for name in [name for name in translated if name.endswith("in_proj_weight")]:
+        layer = name.removesuffix("self_attn.in_proj_weight") + "attention."
+        query, key, value = translated.pop(name).chunk(3)
+        query_bias, _, value_bias = translated.pop(name.replace("weight", "bias")).chunk(3)
+        translated[f"{layer}query.weight"] = query
+        translated[f"{layer}query.bias"] = query_bias
+        translated[f"{layer}key_value.weight"] = torch.cat((key, value))
+        folded = translated[f"{layer}output.weight"] @ value_bias
+        translated[f"{layer}output.bias"] = translated[f"{layer}output.bias"] + folded
     return translated
 
 

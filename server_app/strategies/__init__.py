@@ -18,17 +18,22 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 _ALL_CLIENTS = {"fraction_train": 1.0, "fraction_evaluate": 0.0, "min_train_nodes": 1}
 
 
+def require_strategy(config: StrategyConfig) -> None:
+    """Raise a `ConfigError` unless there is a strategy of the name that the config gives."""
+    if config.name not in STRATEGIES:
+        raise ConfigError(
+            f"strategy.name = {config.name!r}: expected one of {', '.join(STRATEGIES)}."
+            f"{suggest(config.name, STRATEGIES)}"
+        )
+
+
 def make_strategy(config: StrategyConfig) -> Strategy:
     """Return the strategy that the config names.
 
     Raises:
         ConfigError: there is no strategy of that name.
     """
-    if config.name not in STRATEGIES:
-        raise ConfigError(
-            f"strategy.name = {config.name!r}: expected one of {', '.join(STRATEGIES)}."
-            f"{suggest(config.name, STRATEGIES)}"
-        )
+    require_strategy(config)
     options: dict[str, float] = {}
     if config.name == "fedprox":
         options["proximal_mu"] = config.proximal_mu
