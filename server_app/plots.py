@@ -12,6 +12,9 @@ from matplotlib.axes import Axes
 from server_app.run_directory import RunDirectory
 
 _COLOURS = {"held_out": "#c2410c", "train": "#1d4ed8"}
+MAX_NAMED_GROUPS = 60
+"""With more groups than this the figure shows them without their names."""
+
 _BASELINES = {"uniform": ":", "population_mean": "--"}
 
 
@@ -20,7 +23,7 @@ def plot_run(directory: RunDirectory) -> None:
     lines = (directory.path / "metrics.jsonl").read_text().splitlines()
     rounds = [entry for line in lines if "groups" in (entry := json.loads(line))]
     summary = json.loads((directory.path / "summary.json").read_text())
-    height = max(4.0, 0.26 * len(summary["groups"]))
+    height = max(4.5, 1.5 + 0.24 * min(len(summary["groups"]), MAX_NAMED_GROUPS))
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
     _plot_rounds(left, rounds, summary)
     _plot_groups(right, summary["groups"])
@@ -38,7 +41,7 @@ def _plot_rounds(axes: Axes, rounds: list[dict[str, Any]], summary: dict[str, An
         mean = [entry[role]["alignment_score"] for entry in points]
         worst = [entry[role]["worst_group"] for entry in points]
         axes.plot(steps, mean, color=colour, marker="o", markersize=3, label=f"{label}, mean")
-        axes.fill_between(steps, worst, mean, color=colour, alpha=0.12, label=f"{label}, to worst")
+        axes.plot(steps, worst, color=colour, linewidth=1, alpha=0.5, label=f"{label}, worst group")
     role = "held_out" if summary["held_out"]["model"] else "train"
     for name, style in _BASELINES.items():
         score = summary[role][name]["alignment_score"]
@@ -46,7 +49,7 @@ def _plot_rounds(axes: Axes, rounds: list[dict[str, Any]], summary: dict[str, An
         axes.axhline(score, color=_COLOURS[role], linestyle=style, linewidth=1, label=label)
     axes.set(title="Alignment score per round", xlabel="federated round")
     axes.set_ylabel("alignment score (1 - JS distance)")
-    axes.legend(fontsize=8)
+    _legend_below(axes)
     axes.grid(alpha=0.3)
 
 
@@ -58,11 +61,18 @@ def _plot_groups(axes: Axes, groups: dict[str, dict[str, Any]]) -> None:
         axes.plot(entry["alignment_score"], row, "o", color=colour)
         axes.plot(entry["uniform"], row, "x", color="grey", markersize=5)
         axes.plot(entry["population_mean"], row, "|", color="black", markersize=9)
-    axes.set_yticks(range(len(order)), order, fontsize=8)
+    if len(order) <= MAX_NAMED_GROUPS:
+        axes.set_yticks(range(len(order)), order, fontsize=8)
+    else:
+        axes.set_ylabel(f"{len(order)} groups, by role and score")
     for colour, role in zip(_COLOURS.values(), ("held-out", "training"), strict=True):
         axes.plot([], [], "o", color=colour, label=f"predictor, {role} group")
     axes.plot([], [], "x", color="grey", label="uniform")
     axes.plot([], [], "|", color="black", label="population mean")
     axes.set(title="Per group, after the last round", xlabel="alignment score")
-    axes.legend(fontsize=8)
+    _legend_below(axes)
     axes.grid(alpha=0.3, axis="x")
+
+
+def _legend_below(axes: Axes) -> None:
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)

@@ -15,6 +15,7 @@ from task.errors import ConfigError, suggest
 
 Scalar = bool | int | float | str
 
+HASHING = "hashing"
 SOURCES = ("synthetic", "global-opinions", "table")
 OBJECTIVES = ("categorical", "gaussian")
 SCHEDULES = ("constant", "cosine")
@@ -152,7 +153,7 @@ class EncoderConfig:
     """`encoder.*`: from question and option text to features."""
 
     name: str = _setting(
-        "hashing",
+        HASHING,
         "`hashing` (feature hashing, no download), or a `transformers` model: a hub id or a local "
         "folder.",
     )
@@ -393,9 +394,10 @@ class RunConfig:
             return str(base / Path(path).expanduser()) if path else ""
 
         folder = base / Path(self.encoder.name).expanduser()
+        is_folder = self.encoder.name != HASHING and folder.is_dir()
         encoder = replace(
             self.encoder,
-            name=str(folder) if folder.is_dir() else self.encoder.name,
+            name=str(folder) if is_folder else self.encoder.name,
             cache_directory=absolute(self.encoder.cache_directory),
         )
         return replace(
@@ -442,8 +444,8 @@ def read_toml(path: Path) -> dict[str, Scalar]:
     """
     try:
         return flatten(tomllib.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ConfigError(f"Config file {path} does not exist.") from None
+    except OSError as error:
+        raise ConfigError(f"Config file {path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"Config file {path} is not valid TOML: {error}") from None
 
@@ -461,6 +463,9 @@ def parse_override(text: str) -> tuple[str, Scalar]:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
+    is_text = isinstance(RunConfig().to_flat().get(key.strip()), str)
+    if is_text and not isinstance(parsed, str | bool):
+        parsed = value  # a text that looks like a number stays as it is written
     return key.strip(), parsed if isinstance(parsed, bool | int | float | str) else value
 
 

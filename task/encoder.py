@@ -16,11 +16,9 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from task.config import EncoderConfig
+from task.config import HASHING, EncoderConfig
 from task.errors import EncoderError
 from task.survey import Question
-
-HASHING = "hashing"
 
 # The instruction of Alpaca (Taori et al., 2023) around a multiple-choice question, as in the
 # paper (arXiv 2503.09925, section 4): instruction, question, all options, and the answer.
@@ -102,8 +100,11 @@ class TransformersEncoder:
         Weights are sampled (first and last MiB), so that a model of many gigabytes takes no time.
         """
         digest = hashlib.sha256()
+        suffixes = {".json", ".txt", ".model", ".safetensors"}
+        if not any(self.folder.glob("*.safetensors")):
+            suffixes.add(".bin")
         for file in sorted(self.folder.iterdir()):
-            if file.suffix in {".json", ".txt", ".model", ".safetensors", ".bin"}:
+            if file.suffix in suffixes:
                 digest.update(f"{file.name}:{file.stat().st_size}:".encode())
                 with file.open("rb") as stream:
                     digest.update(stream.read(1 << 20))
@@ -120,7 +121,7 @@ class TransformersEncoder:
 
         device, dtype = _device_and_dtype(self.config)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, padding_side="right")
             model = AutoModel.from_pretrained(self.folder, dtype=dtype).to(device).eval()
         except (OSError, ValueError) as error:
             raise EncoderError(
@@ -203,9 +204,10 @@ def encode_cached(questions: Sequence[Question], config: EncoderConfig) -> NDArr
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):
             if not file.exists():  # another process may have computed them while we waited
+                computed = encoder.encode(questions)
                 partial = file.with_suffix(f".{os.getpid()}.tmp")
                 with partial.open("wb") as stream:
-                    np.save(stream, encoder.encode(questions))
+                    np.save(stream, computed)
                 partial.replace(file)
     features: NDArray[np.float32] = np.load(file, mmap_mode="r")
     return features

@@ -37,8 +37,8 @@ def alignment_score(p: Tensor, q: Tensor) -> Tensor:
     disjoint ones. Options that a question does not have are zeros in both.
     """
     p, q = p.double(), q.double()
-    m = (p + q) / 2
-    divergence = (torch.special.xlogy(p, p / m) + torch.special.xlogy(q, q / m)).nan_to_num(0.0)
+    m = ((p + q) / 2).clamp(min=torch.finfo(torch.double).tiny)
+    divergence = torch.special.xlogy(p, p / m) + torch.special.xlogy(q, q / m)
     # Rounding can leave a divergence of equal distributions a hair below zero.
     distance: Tensor = (divergence.sum(-1) / 2).clamp(min=0).sqrt()
     return 1 - distance

@@ -24,9 +24,9 @@ def project_folder() -> Path:
         record = metadata.distribution("pluralllm").read_text("direct_url.json")
     except metadata.PackageNotFoundError:
         record = None
-    url = urlparse(json.loads(record)["url"]) if record else None
-    if url and url.scheme == "file":
-        return Path(unquote(url.path))
+    source = json.loads(record) if record else {}
+    if "dir_info" in source:  # not an archive or a repository
+        return Path(unquote(urlparse(source["url"]).path))
     return Path.home() / "pluralllm"
 
 

@@ -44,8 +44,8 @@ def read_questions(path: str) -> list[Question]:
     """
     frame = read_frame(path)
     require_columns(frame, ("question", "option"), path)
-    frame = frame.assign(group="-", share=1.0)
-    frame["share"] /= frame.groupby("question")["option"].transform("size")
+    columns = [name for name in ("question_id", "question", "option") if name in frame]
+    frame = frame[columns].assign(group="-", count=1)
     return list(survey_from_frame(frame, where=path).questions)
 
 

@@ -9,7 +9,6 @@ O options of a question, d feature dimensions, w width, h heads.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from itertools import chain
 
@@ -21,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from task.config import PredictorSettings
 from task.episodes import Episode
 from task.features import FeatureSums
+from task.gpo_checkpoint import count_keys, translate
 from task.seeding import derive_seed
 
 
@@ -253,48 +253,14 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
             predictor = cls(
                 feature_dimension=sizes[1] - 1,
                 width=sizes[0],
-                embedder_depth=_count(state_dict, r"embedder\.\d+\.weight"),
-                num_layers=_count(state_dict, r"encoder\.layers\.\d+\.linear1\.weight"),
+                embedder_depth=count_keys(state_dict, r"embedder\.\d+\.weight"),
+                num_layers=count_keys(state_dict, r"encoder\.layers\.\d+\.linear1\.weight"),
                 feedforward_width=state_dict["predictor.0.weight"].shape[0],
             )
-            predictor.load_state_dict(_translate_gpo(state_dict) | dict(predictor.named_buffers()))
-        except (KeyError, IndexError, RuntimeError) as error:
+            predictor.load_state_dict(translate(state_dict) | dict(predictor.named_buffers()))
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
             raise ValueError(
                 "Not a GPO checkpoint: expected the keys embedder.*, encoder.layers.N.* and "
                 f"predictor.* ({error})."
             ) from error
         return predictor
-
-
-_GPO_NAMES = {
-    r"^encoder\.": "",
-    r"^predictor\.": "head.",
-    r"\.self_attn\.out_proj\.": ".attention.output.",
-    r"\.linear1\.": ".feedforward.0.",
-    r"\.linear2\.": ".feedforward.2.",
-    r"\.norm1\.": ".attention_norm.",
-    r"\.norm2\.": ".feedforward_norm.",
-}
-
-
-def _translate_gpo(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename GPO's parameters, and fold its value biases into the output's."""
-    translated: dict[str, Tensor] = {}
-    for name, tensor in state_dict.items():
-        for theirs, ours in _GPO_NAMES.items():
-            name = re.sub(theirs, ours, name)
-        translated[name] = tensor
-    for name in [name for name in translated if name.endswith("in_proj_weight")]:
-        layer = name.removesuffix("self_attn.in_proj_weight") + "attention."
-        query, key, value = translated.pop(name).chunk(3)
-        query_bias, _, value_bias = translated.pop(name.replace("weight", "bias")).chunk(3)
-        translated[f"{layer}query.weight"] = query
-        translated[f"{layer}query.bias"] = query_bias
-        translated[f"{layer}key_value.weight"] = torch.cat((key, value))
-        folded = translated[f"{layer}output.weight"] @ value_bias
-        translated[f"{layer}output.bias"] = translated[f"{layer}output.bias"] + folded
-    return translated
-
-
-def _count(state_dict: Mapping[str, Tensor], pattern: str) -> int:
-    return sum(re.fullmatch(pattern, key) is not None for key in state_dict)

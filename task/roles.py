@@ -70,7 +70,7 @@ def _least_questions(role: Role, data: DataConfig, evaluation: EvaluationConfig)
     """A group needs a full evaluation context and a target besides what is held back."""
     least = evaluation.num_context + 1
     if role == "train":
-        while least - num_held_back(least, data) < evaluation.num_context:
+        while least - num_held_back(least, data) < max(2, evaluation.num_context):
             least += 1
     return least
 

@@ -26,7 +26,7 @@ def read_frame(path: str) -> pd.DataFrame:
         raise SurveyError(f"{file} does not exist. Give the survey's file in data.path.")
     try:
         if file.suffix == ".csv":
-            return pd.read_csv(file, keep_default_na=False)
+            return pd.read_csv(file, keep_default_na=False, dtype=str)
         if file.suffix == ".jsonl":
             return pd.read_json(file, lines=True, convert_dates=False, dtype=False)
         return pd.read_parquet(file)

@@ -40,7 +40,7 @@ def load_global_opinions(data: DataConfig, seed: int) -> Survey:
     for row, (text, selections, options) in enumerate(columns, start=1):
         shares_by_group = _selections(selections, f"{where}, row {row}")
         labels = _options(options, f"{where}, row {row}")
-        if not str(text or "").strip():
+        if pd.isna(text) or not str(text).strip():
             dropped["answers to empty questions"] += len(shares_by_group)
             continue
         if len(labels) < 2:
@@ -106,7 +106,7 @@ def _options(value: Any, where: str) -> tuple[str, ...]:
 def _literal(text: str, column: str, where: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise SurveyError(
             f"{where}: malformed `{column}` {_shortened(text)}. Expected the text of a Python "
             "literal."

@@ -39,7 +39,7 @@ def _clean(frame: pd.DataFrame, value: str, where: str) -> pd.DataFrame:
     frame = frame.copy()
     if "question_id" not in frame:
         frame["question_id"] = frame["question"]
-    for column in ("group", "question_id", "question", "option"):
+    for column in ("group", "question", "option", "question_id"):
         missing = frame[column].isna()
         frame[column] = frame[column].astype(str).str.strip()
         blank = frame.index[missing | (frame[column] == "")]

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from task.errors import SurveyError
+from task.survey import Question, build_survey
+
+TEA = Question("Tea or coffee?", ("tea", "coffee", "neither"))
+PETS = Question("Cats or dogs?", ("cats", "dogs"))
+
+
+def test_answers_are_packed_in_group_and_question_order():
+    survey = build_survey(
+        [TEA, PETS],
+        [("B", 1, [0.25, 0.75]), ("B", 0, [0.2, 0.3, 0.5]), ("A", 1, [1, 0])],
+    )
+    assert list(survey.answers) == ["A", "B"]
+    answers = survey.answers["B"]
+    assert answers.questions.tolist() == [0, 1]
+    assert answers.lengths.tolist() == [3, 2]
+    assert answers.starts.tolist() == [0, 3]
+    assert answers.shares.tolist() == pytest.approx([0.2, 0.3, 0.5, 0.25, 0.75])
+    assert answers.distribution(0).tolist() == pytest.approx([0.2, 0.3, 0.5])
+    assert answers.distribution(1).tolist() == [0.25, 0.75]
+    assert survey.option_offsets.tolist() == [0, 3, 5]
+    assert survey.question_keys.tolist() == [TEA.key, PETS.key]
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([0.5, -0.1, 0.6], "negative or missing value"),
+        ([0.5, float("nan"), 0.5], "negative or missing value"),
+        ([0.5, float("inf"), 0.5], "negative or missing value"),
+        ([0.5, 0.5], "2 shares for 3 options"),
+        ([], "0 shares for 3 options"),
+        ([[0.5, 0.5, 0.0]], "3 shares for 3 options"),
+        ([0.5, 0.3, 0.1], r"shares sum to 0\.9. Expected 1 within 2%"),
+        ([50, 30, 20], "shares sum to 100. Expected 1 within 2%; give raw counts"),
+    ],
+)
+def test_impossible_shares_are_an_error_that_names_group_and_question(shares, message):
+    with pytest.raises(SurveyError, match=rf"Group 'A', question 'Tea or coffee\?': .*{message}"):
+        build_survey([TEA], [("A", 0, shares)])
+
+
+@pytest.mark.parametrize("total", [0.981, 1.0, 1.019])
+def test_rounded_shares_are_normalised(total):
+    survey = build_survey([PETS], [("A", 0, [0.25 * total, 0.75 * total])])
+    np.testing.assert_allclose(survey.answers["A"].shares, [0.25, 0.75], rtol=1e-6)
+
+
+@pytest.mark.parametrize("total", [0.979, 1.021])
+def test_shares_that_miss_one_by_more_than_two_percent_are_an_error(total):
+    with pytest.raises(SurveyError, match="Expected 1 within 2%"):
+        build_survey([PETS], [("A", 0, [0.25 * total, 0.75 * total])])
+
+
+def test_all_zero_distributions_and_single_options_are_dropped_and_counted():
+    survey = build_survey(
+        [TEA, PETS, Question("Agree?", ("yes",))],
+        [("A", 0, [0, 0, 0]), ("B", 0, [0, 0, 0]), ("A", 2, [1.0]), ("A", 1, [0.5, 0.5])],
+        {"answers to empty questions": 2},
+    )
+    assert list(survey.answers) == ["A"]
+    assert survey.answers["A"].questions.tolist() == [1]
+    assert survey.dropped == {
+        "all-zero distributions": 2,
+        "answers to questions with fewer than two options": 1,
+        "answers to empty questions": 2,
+    }
+    assert survey.summary() == (
+        "1 groups, 3 questions, 1 answer distributions; dropped: 2 all-zero distributions, "
+        "2 answers to empty questions, 1 answers to questions with fewer than two options"
+    )
+
+
+def test_a_group_that_answers_a_question_twice_is_an_error():
+    with pytest.raises(SurveyError, match=r"Group 'A' answers the question 'Cats or dogs\?' twice"):
+        build_survey([TEA, PETS], [("A", 1, [0, 1]), ("B", 1, [0, 1]), ("A", 1, [1, 0])])
+
+
+def test_a_survey_without_usable_answers_is_an_error_that_says_what_was_dropped():
+    with pytest.raises(SurveyError, match=r"no usable answers.*all-zero distributions"):
+        build_survey([PETS], [("A", 0, [0, 0])])
+    with pytest.raises(SurveyError, match=r"no usable answers.*nothing"):
+        build_survey([PETS], [])
+
+
+def test_a_questions_key_depends_on_text_options_and_their_order():
+    assert Question("Cats or dogs?", ("cats", "dogs")).key == PETS.key
+    others = [
+        Question("Cats or dogs", ("cats", "dogs")),
+        Question("Cats or dogs?", ("dogs", "cats")),
+        Question("Cats or dogs?", ("cats", "dogs", "fish")),
+        Question("Cats or dogs?", ("catsdogs",)),
+    ]
+    assert len({PETS.key, *(question.key for question in others)}) == 5
+    assert PETS.key == 4926135556200524382  # the same on every machine
+
+
+@given(st.lists(st.floats(1e-3, 1), min_size=2, max_size=10))
+def test_every_distribution_sums_to_one(weights):
+    shares = np.array(weights) / sum(weights)
+    question = Question("?", tuple(map(str, range(len(shares)))))
+    survey = build_survey([question], [("A", 0, shares)])
+    assert survey.answers["A"].shares.sum() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(survey.answers["A"].distribution(0), shares, rtol=1e-5)

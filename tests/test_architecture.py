@@ -1,0 +1,53 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("task", "client_app", "server_app", "cli")
+MAY_IMPORT = {
+    "task": {"task"},
+    "client_app": {"task", "client_app"},
+    "server_app": {"task", "server_app"},
+    "cli": {"task", "client_app", "server_app", "cli"},
+}
+FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+
+
+def imported_packages(tree):
+    """Top-level packages of all imports, those inside functions included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module.split(".")[0]
+
+
+def test_every_package_has_files():
+    assert {file.relative_to(ROOT).parts[0] for file in FILES} == set(PACKAGES)
+
+
+@every_file
+def test_imports_point_inwards_only(file):
+    package = file.relative_to(ROOT).parts[0]
+    imported = set(imported_packages(ast.parse(file.read_text())))
+    assert imported & set(PACKAGES) <= MAY_IMPORT[package]
+    assert "tests" not in imported
+    if package == "task":
+        assert "flwr" not in imported
+
+
+@every_file
+def test_no_text_is_run_as_code(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"eval", "exec"}, f"line {node.lineno}"
+
+
+@every_file
+def test_files_are_short(file):
+    if file != ROOT / "task" / "config.py":  # one setting after another, with its help text
+        assert len(file.read_text().splitlines()) < 300
