@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server_app.run_directory import load_predictor
+from task.errors import UserError
 from task.predicting import predict_distributions, read_context, read_questions
 
 
@@ -31,8 +32,10 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Predict how a group's people distribute over the options of new questions."""
-    predictor = load_predictor(run, which)
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"--output {output}: the folder {output.parent} does not exist.")
     context, asked = read_context(str(group_context)), read_questions(str(questions))
+    predictor = load_predictor(run, which)
     distributions = predict_distributions(predictor, context, asked)
     entries = [
         {

@@ -1,5 +1,6 @@
 """What of this machine a simulation uses."""
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ class SimulationResources:
 
     def federation_config(self) -> str:
         """Return the value of `flwr run --federation-config`."""
-        share = round(self.num_gpus / self.num_actors, 4)
+        # Rounded down, so that all actors find room; Ray takes no fractions above 1.
+        share = min(1.0, math.floor(1e4 * self.num_gpus / self.num_actors) / 1e4)
         return (
             f"num-supernodes={self.num_nodes} client-resources-num-cpus=1 "
             f"client-resources-num-gpus={share} init-args-num-cpus={self.num_actors} "

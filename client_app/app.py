@@ -11,15 +11,9 @@ from flwr.clientapp import ClientApp
 from client_app.mods import report_errors
 from task import records
 from task.config import PredictorSettings, RunConfig
+from task.errors import PopulationError
 from task.evaluation import evaluate_group
-from task.features import (
-    FeatureSums,
-    feature_sums,
-    load_features,
-    load_fingerprint,
-    load_group,
-    load_roles,
-)
+from task.features import feature_sums, load_fingerprint, load_group, load_roles
 from task.paths import project_folder
 from task.predictor import PreferencePredictor
 from task.training import train_client
@@ -29,12 +23,10 @@ app = ClientApp(mods=[report_errors])
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """Say which groups this node holds; feature sums cover its training groups only."""
+    """Say which groups this node holds, with feature sums of those that train."""
     config = _config(context)
     groups = [load_group(config, group) for group in _groups_held(config, context)]
-    dimension = load_features(config.data, config.encoder, config.run.seed).shape[1]
-    train_sums = (feature_sums(data) for data in groups if data.role == "train")
-    sums = sum(train_sums, FeatureSums.zero(dimension))
+    sums = [feature_sums(data) for data in groups if data.role == "train"]
     holdings = ConfigRecord(
         {
             records.GROUPS: [data.group for data in groups],
@@ -45,9 +37,9 @@ def describe(message: Message, context: Context) -> Message:
     )
     keys = {str(index): Array(data.question_keys) for index, data in enumerate(groups)}
     exact = {
-        records.SUM_COUNT: Array(np.array(sums.count)),
-        records.SUM_TOTAL: Array(sums.total),
-        records.SUM_SQUARES: Array(sums.squares),
+        records.SUM_COUNT: Array(np.array([each.count for each in sums])),
+        records.SUM_TOTAL: Array(np.array([each.total for each in sums])),
+        records.SUM_SQUARES: Array(np.array([each.squares for each in sums])),
     }
     content = RecordDict(
         {
@@ -114,6 +106,11 @@ def _config(context: Context) -> RunConfig:
 
 def _groups_held(config: RunConfig, context: Context) -> Iterable[str]:
     """Deal the run's groups out to the simulation's nodes, like cards."""
+    if "partition-id" not in context.node_config:
+        raise PopulationError(
+            "This node's config has no partition-id. Expected a simulation's node: clients with "
+            "data of their own on separate machines are not supported yet."
+        )
     groups = list(load_roles(config.data, config.evaluation, config.run.seed))
     first = int(context.node_config["partition-id"])
     return groups[first :: int(context.node_config["num-partitions"])]

@@ -6,13 +6,15 @@ from datetime import datetime
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MessageType
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
 
 from server_app.discovery import Client, Population, discover_clients
+from server_app.fairness import Scores
 from server_app.monitor import RoundMonitor
 from server_app.plots import plot_run
 from server_app.population import PopulationGrid, Record
 from server_app.run_directory import RunDirectory
-from server_app.sinks import open_sinks
+from server_app.sinks import check_sinks, closing_sinks
 from server_app.strategies import make_strategy
 from task import records
 from task.baselines import score_baselines, seen_question_keys
@@ -39,11 +41,25 @@ def main(grid: Grid, context: Context) -> None:
     baselines = score_baselines(config)
     population = discover_clients(grid, config.train.round_timeout)
 
+    check_sinks(config.log)
     path = config.run.directory or default_run_directory(config, datetime.now())
     directory = RunDirectory.create(base / path, config)
     print(f"Run directory: {directory.path}", flush=True)
     _print_population(population)
-    sinks = open_sinks(config.log, directory.path, config.to_flat())
+    with directory.recording_status():
+        _train(grid, config, strategy, population, baselines, directory)
+    print(f"\nRun directory: {directory.path}", flush=True)
+
+
+def _train(
+    grid: Grid,
+    config: RunConfig,
+    strategy: Strategy,
+    population: Population,
+    baselines: Mapping[str, Scores],
+    directory: RunDirectory,
+) -> None:
+    """Run the strategy's rounds; whatever ends them, the last predictor is saved."""
     predictor = PreferencePredictor.initial(
         config.predictor, population.feature_sums, saved_settings(config.encoder), config.run.seed
     )
@@ -55,29 +71,23 @@ def main(grid: Grid, context: Context) -> None:
         clients_per_round=config.train.clients_per_round,
         min_valid_fraction=config.train.min_valid_fraction,
     )
-    monitor = RoundMonitor(
-        clients, predictor, config, population.roles, baselines, directory, sinks
-    )
-    try:
-        strategy.start(
-            grid=clients,
-            initial_arrays=ArrayRecord(dict(predictor.named_parameters())),
-            num_rounds=config.train.num_rounds,
-            timeout=config.train.round_timeout,
-            train_config=ConfigRecord(),
-            evaluate_fn=monitor,
+    with closing_sinks(config.log, directory.path, config.to_flat()) as sinks:
+        monitor = RoundMonitor(
+            clients, predictor, config, population.roles, baselines, directory, sinks
         )
+        try:
+            strategy.start(
+                grid=clients,
+                initial_arrays=ArrayRecord(dict(predictor.named_parameters())),
+                num_rounds=config.train.num_rounds,
+                timeout=config.train.round_timeout,
+                train_config=ConfigRecord(),
+                evaluate_fn=monitor,
+            )
+        finally:
+            monitor.save_final_predictor()
         monitor.finish()
-        plot_run(directory)
-        directory.write_status("completed")
-    except BaseException as error:
-        monitor.save_final_predictor()
-        directory.write_status("failed", str(error))
-        raise
-    finally:
-        for sink in sinks:
-            sink.close()
-    print(f"\nRun directory: {directory.path}", flush=True)
+    plot_run(directory)
 
 
 class Briefings:

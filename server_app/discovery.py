@@ -3,6 +3,8 @@
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import cast
 
 import numpy as np
@@ -109,9 +111,8 @@ def _assemble(replies: dict[int, RecordDict]) -> Population:
     fingerprints: dict[str, list[str]] = {}
     held: list[tuple[str, Role, int]] = []
     keys: dict[str, NDArray[np.int64]] = {}
-    sums: FeatureSums | None = None
-    # Sums of floats depend on their order, and node ids differ in every run: order by groups.
-    for node_id, content in sorted(replies.items(), key=lambda item: _groups(item[1])):
+    sums: dict[str, FeatureSums] = {}
+    for node_id, content in replies.items():
         holdings = content.config_records[records.HOLDINGS]
         groups = _groups(content)
         if not groups:
@@ -121,31 +122,35 @@ def _assemble(replies: dict[int, RecordDict]) -> Population:
         held += [(group, role, node_id) for group, role in zip(groups, roles, strict=True)]
         arrays = content.array_records[records.HELD_QUESTIONS]
         keys.update({group: arrays[str(index)].numpy() for index, group in enumerate(groups)})
-        sums = _feature_sums(content) if sums is None else sums + _feature_sums(content)
+        trained = [group for group, role in zip(groups, roles, strict=True) if role == "train"]
+        sums.update(zip(trained, _feature_sums(content), strict=True))
     _require_one_encoder(fingerprints)
     names = Counter(group for group, *_ in held)
     if twice := [group for group, number in names.items() if number > 1]:
         raise PopulationError(f"{names[twice[0]]} nodes hold the group {twice[0]!r}: expected one.")
-    if sums is None or not any(role == "train" for _, role, _ in held):
+    if not sums:
         raise PopulationError("No node holds a training group.")
     clients = [
         Client(id=index, node_id=node_id, name=group, group=group, role=role)
         for index, (group, role, node_id) in enumerate(sorted(held), start=1)
     ]
-    return Population(tuple(clients), next(iter(fingerprints)), sums, keys)
+    # A sum of floats depends on its order: in the order of groups it is the same for any nodes.
+    pooled = reduce(add, (sums[group] for group in sorted(sums)))
+    return Population(tuple(clients), next(iter(fingerprints)), pooled, keys)
 
 
 def _groups(content: RecordDict) -> list[str]:
     return cast(list[str], content.config_records[records.HOLDINGS][records.GROUPS])
 
 
-def _feature_sums(content: RecordDict) -> FeatureSums:
+def _feature_sums(content: RecordDict) -> list[FeatureSums]:
+    """Return the sums of each of a node's training groups."""
     arrays = content.array_records[records.FEATURE_SUMS]
-    return FeatureSums(
-        float(arrays[records.SUM_COUNT].numpy()),
-        arrays[records.SUM_TOTAL].numpy(),
-        arrays[records.SUM_SQUARES].numpy(),
-    )
+    columns = (records.SUM_COUNT, records.SUM_TOTAL, records.SUM_SQUARES)
+    return [
+        FeatureSums(float(count), total, squares)
+        for count, total, squares in zip(*(arrays[c].numpy() for c in columns), strict=True)
+    ]
 
 
 def _require_one_encoder(fingerprints: dict[str, list[str]]) -> None:

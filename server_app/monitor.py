@@ -17,7 +17,7 @@ from server_app.fairness import (
 from server_app.population import PopulationGrid
 from server_app.run_directory import RunDirectory
 from server_app.sinks import Sink
-from server_app.tables import RoundTable
+from server_app.tables import RoundTable, print_groups, print_summary
 from task import records
 from task.config import RunConfig
 from task.metrics import GroupScores, Mean
@@ -94,8 +94,7 @@ class RoundMonitor:
         return MetricRecord(means)
 
     def finish(self) -> None:
-        """Save the final predictor, the summary and the tables of the last evaluation."""
-        self.save_final_predictor()
+        """Write and print the summary and the tables of the last evaluation."""
         # A group whose last evaluation failed is left out of the baselines as well.
         baselines = {
             name: {group: scores[group] for group in self.scores}
@@ -114,8 +113,8 @@ class RoundMonitor:
         summary["best_round"] = self._best_round
         self._directory.write_groups(groups)
         self._directory.write_json("summary.json", summary)
-        self._table.print_groups(groups)
-        self._table.print_summary(summary)
+        print_groups(groups)
+        print_summary(summary)
 
     def save_final_predictor(self) -> None:
         """Save the predictor as the last round left it."""

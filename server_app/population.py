@@ -10,13 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
     Error,
     Message,
-    MessageType,
     Metadata,
     MetricRecord,
     RecordDict,
@@ -27,7 +25,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from server_app.discovery import Client
-from task import records
+from server_app.replies import fault_of, is_train
 from task.errors import RoundError
 from task.seeding import derive_seed, generator
 
@@ -89,6 +87,7 @@ class PopulationGrid(Grid):
         self._seed = seed
         self._clients_per_round = clients_per_round
         self._min_valid_fraction = min_valid_fraction
+        self._bytes_down = 0  # array bytes sent so far
         self._pending: dict[str, Message] = {}  # runtime's message id -> strategy's message
 
     # -- Grid, as strategies use it ---------------------------------------------------------------
@@ -130,7 +129,7 @@ class PopulationGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages to clients; return one message id each."""
         batch = list(messages)
-        if any(_is_train(message) for message in batch):
+        if any(is_train(message) for message in batch):
             self.server_round += 1
         return [self._push(message) for message in batch]
 
@@ -162,9 +161,10 @@ class PopulationGrid(Grid):
         exchange = Exchange(sent=len(batch))
         if not batch:
             return exchange
-        is_train = any(_is_train(message) for message in batch)
+        trains = any(is_train(message) for message in batch)
+        sent_before = self._bytes_down
         awaited = dict(zip(self.push_messages(batch), batch, strict=True))
-        exchange.bytes_down = sum(_array_bytes(message.content) for message in batch)
+        exchange.bytes_down = self._bytes_down - sent_before
         received: dict[int, Message] = {}
         while awaited:
             replies = list(self.pull_messages(awaited))
@@ -186,7 +186,7 @@ class PopulationGrid(Grid):
             exchange.failures[client.name] = f"no reply within {timeout:.0f} s"
         exchange.replies = {self.clients[i]: received[i] for i in sorted(received)}
         exchange.seconds = time.monotonic() - started
-        if is_train:
+        if trains:
             self.last_train = exchange
         self._require_quorum(exchange)
         return exchange
@@ -204,7 +204,7 @@ class PopulationGrid(Grid):
     def _push(self, message: Message) -> str:
         client = self.clients[message.metadata.dst_node_id]
         message_type = message.metadata.message_type
-        if _is_train(message) and client.role != "train":
+        if is_train(message) and client.role != "train":
             raise ValueError(f"{client.name} is held out: a strategy must not train it.")
         content = RecordDict({**message.content})
         for name, record in self._briefing(client, message_type, self.server_round).items():
@@ -216,6 +216,7 @@ class PopulationGrid(Grid):
             ttl=message.metadata.ttl,
             group_id=str(self.server_round),
         )
+        self._bytes_down += _array_bytes(content)
         accepted = list(self._grid.push_messages([addressed]))
         if not accepted:
             raise RoundError(f"The runtime did not accept a message to {client.name}.")
@@ -245,34 +246,9 @@ class PopulationGrid(Grid):
         )
         if reply.has_error():
             return make_message(metadata, error=reply.error)
-        if fault := _fault(message, reply):
+        if fault := fault_of(message, reply.content):
             return make_message(metadata, error=Error(ErrorCode.UNKNOWN, fault))
         return make_message(metadata, reply.content)
-
-
-def _fault(message: Message, reply: Message) -> str | None:
-    """Return why a reply must not be aggregated, if so."""
-    for name, metrics in reply.content.metric_records.items():
-        for key, value in metrics.items():
-            if not np.isfinite(value).all():
-                return f"{name} {key} = {value} is not finite"
-    if not _is_train(message):
-        return None
-    sent = message.content.array_records[records.ARRAYS]
-    returned = reply.content.array_records.get(records.ARRAYS)
-    if returned is None or set(returned) != set(sent):
-        return "its parameters do not carry the names of the model's"
-    for name, array in returned.items():
-        values = array.numpy()
-        if list(values.shape) != list(sent[name].shape):
-            return f"parameter {name} has shape {values.shape}, expected {tuple(sent[name].shape)}"
-        if not np.isfinite(values).all():
-            return f"parameter {name} is not finite"
-    return None
-
-
-def _is_train(message: Message) -> bool:
-    return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
 
 
 def _array_bytes(content: RecordDict) -> int:

@@ -4,7 +4,9 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,16 @@ class RunDirectory:
     def write_status(self, status: str, reason: str = "") -> None:
         """Say how the run stands."""
         self.write_json("status.json", {"status": status, "reason": reason})
+
+    @contextmanager
+    def recording_status(self) -> Iterator[None]:
+        """Write how the block ended: `completed`, or `failed` with the reason."""
+        try:
+            yield
+        except BaseException as error:
+            self.write_status("failed", str(error) or type(error).__name__)
+            raise
+        self.write_status("completed")
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file."""
@@ -125,7 +137,8 @@ def load_predictor(path: Path, which: str = "best") -> PreferencePredictor:
             f"{path} holds no predictor: expected {folder / 'model.safetensors'}. Give a run "
             "directory that has finished an evaluation, or a saved predictor's folder."
         )
-    predictor: PreferencePredictor = PreferencePredictor.from_pretrained(folder)
+    with redirect_stdout(sys.stderr):  # huggingface_hub prints what it does
+        predictor: PreferencePredictor = PreferencePredictor.from_pretrained(folder)
     return predictor
 
 

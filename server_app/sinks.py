@@ -2,7 +2,8 @@
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,8 +72,11 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def open_sinks(config: LogConfig, folder: Path, settings: Mapping[str, Scalar]) -> list[Sink]:
-    """Open the sinks that the config asks for.
+@contextmanager
+def closing_sinks(
+    config: LogConfig, folder: Path, settings: Mapping[str, Scalar]
+) -> Iterator[list[Sink]]:
+    """Open the sinks that the config asks for, and close them at the end.
 
     Raises:
         ConfigError: Weights & Biases is asked for and not installed.
@@ -83,7 +87,11 @@ def open_sinks(config: LogConfig, folder: Path, settings: Mapping[str, Scalar]) 
         sinks.append(TensorBoard(folder / "tensorboard"))
     if config.wandb_project:
         sinks.append(WeightsAndBiases(config.wandb_project, folder, settings))
-    return sinks
+    try:
+        yield sinks
+    finally:
+        for sink in sinks:
+            sink.close()
 
 
 def check_sinks(config: LogConfig) -> None:

@@ -1,12 +1,10 @@
 """What a run prints: a row a round, and at the end a row a group."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_HEADER = (
-    "round     loss  AS train  AS held-out  worst {role} group            FI"
-    "       s   MB down   MB up"
-)
+NAME_WIDTH = 22
+"""Longer group names are cut in the rows of rounds."""
 
 
 class RoundTable:
@@ -14,73 +12,80 @@ class RoundTable:
 
     def __init__(self, *, has_held_out: bool) -> None:
         self._role = "held_out" if has_held_out else "train"
-        self._printed_header = False
+        self._header: list[str] | None = [
+            *("round", "   loss", "AS train", "AS held-out"),
+            f"worst {self._role.replace('_', '-')} group".ljust(NAME_WIDTH + 7),
+            *("    FI", "     s", "MB down", " MB up"),
+        ]
+        self._widths = [len(title) for title in self._header]
 
     def print_row(self, server_round: int, metrics: Mapping[str, Any]) -> None:
         """Print one round."""
-        if not self._printed_header:
-            role = self._role.replace("_", "-")
-            print("\n" + _HEADER.format(role=role), flush=True)
-            self._printed_header = True
-        fairness = metrics.get(self._role)
+        if self._header:
+            print()
+            _print_cells(self._header, self._widths)
+            self._header = None
+        fairness = metrics.get(self._role) or {}
         worst = ""
         if fairness:
-            worst = f"{fairness['worst_group']:.4f} {fairness['worst_group_name'][:22]}"
-        print(
-            f"{server_round:5d}  {_cell(metrics['loss'], 7)}  {_score(metrics, 'train'):>8}"
-            f"  {_score(metrics, 'held_out'):>11}  {worst:<30}"
-            f"{_cell(fairness and fairness['fairness_index'], 7)}"
-            f"  {metrics['seconds']:6.1f}  {metrics['megabytes_down']:8.1f}"
-            f"  {metrics['megabytes_up']:6.1f}",
-            flush=True,
-        )
-        for kind in ("failures", "evaluation_failures"):
+            worst = f"{fairness['worst_group']:.4f} {fairness['worst_group_name'][:NAME_WIDTH]}"
+        cells = [
+            str(server_round),
+            _number(metrics["loss"]),
+            _number((metrics.get("train") or {}).get("alignment_score")),
+            _number((metrics.get("held_out") or {}).get("alignment_score")),
+            worst.ljust(self._widths[4]),
+            _number(fairness.get("fairness_index")),
+            f"{metrics['seconds']:.1f}",
+            f"{metrics['megabytes_down']:.1f}",
+            f"{metrics['megabytes_up']:.1f}",
+        ]
+        _print_cells(cells, self._widths)
+        for what, kind in (("training", "failures"), ("evaluation", "evaluation_failures")):
             for client, reason in metrics.get(kind, {}).items():
-                what = "evaluation" if kind == "evaluation_failures" else "training"
                 print(f"       {what} without {client}: {reason}", flush=True)
 
-    def print_groups(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
-        """Print one row per group, best first within each role, beside the baselines."""
-        width = max(len("group"), *(len(group) for group in groups))
-        print(
-            f"\n{'group':<{width}}  role       AS      seen q.  new q.   uniform  population mean",
-            flush=True,
-        )
-        order = sorted(groups, key=lambda g: (groups[g]["role"], -groups[g]["alignment_score"]))
-        for group in order:
-            entry = groups[group]
-            print(
-                f"{group:<{width}}  {entry['role']:<8}  {_cell(entry['alignment_score'], 6)}"
-                f"  {_cell(entry['alignment_score_seen_questions'], 7)}"
-                f"  {_cell(entry['alignment_score_new_questions'], 6)}"
-                f"  {_cell(entry['uniform'], 8)}  {_cell(entry['population_mean'], 15)}",
-                flush=True,
-            )
 
-    def print_summary(self, summary: Mapping[str, Any]) -> None:
-        """Print the macro means and fairness indices per role."""
-        print(
-            "\n                            AS      seen q.  new q.   worst    CoV     FI",
-            flush=True,
-        )
-        for role in ("held_out", "train"):
-            for name, entry in summary[role].items():
-                if entry:
-                    label = f"{role.replace('_', '-')} {name.replace('_', ' ')}"
-                    print(
-                        f"{label:<26}  {_cell(entry['alignment_score'], 6)}"
-                        f"  {_cell(entry['alignment_score_seen_questions'], 7)}"
-                        f"  {_cell(entry['alignment_score_new_questions'], 6)}"
-                        f"  {_cell(entry['worst_group'], 7)}  {_cell(entry['cov'], 6)}"
-                        f"  {_cell(entry['fairness_index'], 6)}",
-                        flush=True,
-                    )
+def print_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print one row per group, best first within each role, beside the baselines."""
+    width = max(len("group"), *(len(group) for group in groups))
+    titles = ["group".ljust(width), "role    ", *_SCORE_TITLES, "uniform", "population mean"]
+    widths = [len(title) for title in titles]
+    print()
+    _print_cells(titles, widths)
+    keys = (*_SCORE_KEYS, "uniform", "population_mean")
+    for group in sorted(groups, key=lambda g: (groups[g]["role"], -groups[g]["alignment_score"])):
+        entry = groups[group]
+        scores = [_number(entry[key]) for key in keys]
+        _print_cells([group.ljust(width), entry["role"].ljust(8), *scores], widths)
 
 
-def _score(metrics: Mapping[str, Any], role: str) -> str:
-    entry = metrics.get(role)
-    return _cell(entry and entry["alignment_score"], 6).strip()
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print the macro means and fairness indices per role."""
+    titles = [" " * 24, *_SCORE_TITLES, " worst", "   CoV", "    FI"]
+    widths = [len(title) for title in titles]
+    print()
+    _print_cells(titles, widths)
+    for role in ("held_out", "train"):
+        for name, entry in summary[role].items():
+            if entry:
+                label = f"{role.replace('_', '-')} {name.replace('_', ' ')}"
+                keys = (*_SCORE_KEYS, "worst_group", "cov", "fairness_index")
+                _print_cells([label.ljust(widths[0]), *(_number(entry[k]) for k in keys)], widths)
 
 
-def _cell(value: float | None, width: int) -> str:
-    return f"{'-' if value is None else f'{value:.4f}':>{width}}"
+_SCORE_TITLES = ("    AS", "seen q.", " new q.")
+_SCORE_KEYS = (
+    "alignment_score",
+    "alignment_score_seen_questions",
+    "alignment_score_new_questions",
+)
+
+
+def _print_cells(cells: Sequence[str], widths: Sequence[int]) -> None:
+    line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+    print(line.rstrip(), flush=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

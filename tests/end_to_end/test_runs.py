@@ -1,0 +1,160 @@
+"""Whole runs on Flower's own runtime, as a user starts them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from server_app.run_directory import load_predictor
+
+REPOSITORY = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+SETTINGS = {
+    "data.synthetic-groups": 4,
+    "data.num-held-out-groups": 1,
+    "data.synthetic-questions": 60,
+    "data.synthetic-answered": 24,
+    "encoder.dimension": 16,
+    "predictor.width": 16,
+    "predictor.num-layers": 1,
+    "predictor.num-heads": 2,
+    "train.num-rounds": 2,
+    "train.local-steps": 2,
+    "train.max-context": 10,
+    "train.max-target": 10,
+    "evaluation.num-context": 5,
+    "evaluation.num-draws": 1,
+}
+
+
+def start(arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start a command of the environment in a folder, with a cache and a Flower home of its own."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        [str(BIN / arguments[0]), *arguments[1:]],
+        cwd=folder,
+        env=os.environ
+        | {"PATH": path, "PLURALLLM_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
+        | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def pluralllm_run(folder: Path, *settings: str) -> tuple[int, list[str], set[psutil.Process]]:
+    """Return exit status, lines of output, and all processes that it has started."""
+    tiny = [f"{key}={value}" for key, value in SETTINGS.items()]
+    process = start(["pluralllm", "run", *tiny, *settings], folder)
+    family: set[psutil.Process] = set()
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        family.update(psutil.Process(process.pid).children(recursive=True))
+    return process.wait(), lines, family
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[str], set]:
+    """One `pluralllm run`, looked at by several tests."""
+    folder = tmp_path_factory.mktemp("pluralllm")
+    return folder / "mine", *pluralllm_run(folder, "run.directory=mine")
+
+
+def test_pluralllm_run_completes_and_leaves_a_complete_run_directory(finished) -> None:
+    directory, status, lines, _ = finished
+    assert status == 0, "\n".join(lines)
+    assert json.loads((directory / "status.json").read_text())["status"] == "completed"
+    assert {path.name for path in directory.iterdir()} == {
+        "config.toml",
+        "environment.json",
+        "groups.parquet",
+        "metrics.jsonl",
+        "plots",
+        "predictor-best",
+        "predictor-final",
+        "status.json",
+        "summary.json",
+    }
+    rounds = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["clients"] for entry in rounds] == [0, 3, 3]
+    assert all(entry["failures"] == {} for entry in rounds)
+
+
+def test_pluralllm_run_streams_the_table(finished) -> None:
+    _, _, lines, _ = finished
+    words = [line.split() for line in lines]
+    (header,) = [i for i, line in enumerate(words) if line[:2] == ["round", "loss"]]
+    assert [line[0] for line in words[header + 1 : header + 4]] == ["0", "1", "2"]
+    assert any(line.startswith("held-out model") for line in lines)
+
+
+def test_pluralllm_run_leaves_no_process_behind(finished) -> None:
+    *_, family = finished
+    assert len(family) > 3  # the SuperLink, the simulation, Ray and its actors were there
+    assert not [process for process in family if process.is_running()]
+
+
+def test_a_server_app_that_fails_makes_the_command_fail(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    status, lines, family = pluralllm_run(tmp_path, "run.directory=file/run")
+    output = "\n".join(lines)
+    assert status == 1, output
+    assert "error: the run did not complete" in output
+    assert "finished:failed" in output
+    assert "run.directory = " in output  # the reason is streamed
+    assert not [process for process in family if process.is_running()]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture
+def flower_home(tmp_path: Path) -> Iterator[Path]:
+    """A FLWR_HOME; the SuperLink that `flwr` leaves running there is ended afterwards."""
+    home = tmp_path / "flwr-home"
+    yield home
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("FLWR_HOME") == str(home)
+        except psutil.Error:
+            continue
+        if mine:
+            process.kill()
+
+
+def test_a_bare_flwr_run_gives_the_same_predictor_bit_for_bit(
+    finished, tmp_path: Path, flower_home: Path
+) -> None:
+    """With Flower's default of two nodes, its own SuperLink, and the app as it packs it."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("Flower's default is two CPUs per client")
+    settings = " ".join(f"{key}={value}" for key, value in SETTINGS.items())
+    process = start(
+        ["flwr", "run", str(REPOSITORY), "--stream", "--run-config", settings],
+        tmp_path,
+        FLWR_HOME=str(flower_home),
+        FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=free_port(),
+        FLWR_LOCAL_CONTROL_API_PORT=free_port(),
+        FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
+        FLWR_DISABLE_UPDATE_CHECK="1",
+        PLURALLLM_PROJECT=str(tmp_path),
+    )
+    output, _ = process.communicate()
+    directories = list((tmp_path / "runs").glob("*"))
+    assert len(directories) == 1, output
+    assert json.loads((directories[0] / "status.json").read_text())["status"] == "completed"
+    theirs, ours = (load_predictor(d, "final").state_dict() for d in (directories[0], finished[0]))
+    assert theirs.keys() == ours.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(tensor, ours[name]), name

@@ -1,0 +1,58 @@
+import math
+
+import pytest
+
+from server_app.fairness import fairness_of, group_table, number, summarise
+from task.metrics import GroupScores, Mean
+
+ROLES = {"A": "train", "B": "held-out", "C": "held-out"}
+SCORES = {
+    "A": GroupScores(Mean(9.0, 10), Mean(9.0, 10), Mean()),
+    "B": GroupScores(Mean(8.0, 10), Mean(2.0, 4), Mean(6.0, 6)),
+    "C": GroupScores(Mean(2.0, 5), Mean(), Mean(2.0, 5)),
+}
+
+
+def test_a_role_is_summed_up_over_its_own_groups() -> None:
+    # B scores 0.8 and C 0.4: mean 0.6, standard deviation 0.2, CoV 1/3, FI 1 / (1 + 1/9)
+    assert summarise(SCORES, ROLES, "held-out") == {
+        "alignment_score": pytest.approx(0.6),
+        "alignment_score_seen_questions": pytest.approx(0.5),  # B's alone: C has none
+        "alignment_score_new_questions": pytest.approx(0.7),
+        "worst_group": pytest.approx(0.4),
+        "worst_group_name": "C",
+        "gap": pytest.approx(0.4),
+        "cov": pytest.approx(1 / 3),
+        "fairness_index": pytest.approx(0.9),
+    }
+
+
+def test_a_split_without_questions_is_none() -> None:
+    summary = summarise(SCORES, ROLES, "train")
+    assert summary["alignment_score"] == summary["alignment_score_seen_questions"] == 0.9
+    assert summary["alignment_score_new_questions"] is None
+    assert (summary["gap"], summary["cov"], summary["fairness_index"]) == (0, 0, 1)
+
+
+def test_a_role_without_groups_is_none() -> None:
+    alone = {"A": SCORES["A"]}
+    assert summarise(alone, ROLES, "held-out") is None
+    assert fairness_of(alone, ROLES, "held-out") is None
+
+
+def test_the_group_table_puts_baselines_beside_the_model_in_name_order() -> None:
+    baselines = {"uniform": {group: GroupScores(Mean(1.0, 4)) for group in SCORES}}
+    table = group_table(dict(reversed(SCORES.items())), baselines, ROLES)
+    assert list(table) == ["A", "B", "C"]
+    assert table["C"] == {
+        "role": "held-out",
+        "alignment_score": 0.4,
+        "alignment_score_seen_questions": None,
+        "alignment_score_new_questions": 0.4,
+        "uniform": 0.25,
+    }
+
+
+def test_nan_is_not_a_number_for_json() -> None:
+    assert number(math.nan) is None
+    assert number(0.5) == 0.5

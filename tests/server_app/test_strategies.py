@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx
+
+from server_app.strategies import STRATEGIES, make_strategy
+from task import records
+from task.config import StrategyConfig
+from task.errors import ConfigError
+from tests.server_app.in_process_grid import InProcessGrid, only, tiny_config, with_content
+from tests.server_app.training import (
+    assert_close,
+    groups_of,
+    identical,
+    local_updates,
+    train_federated,
+    weighted_average,
+)
+
+MU = 40.0  # large, for two local steps to show
+
+
+def config_of(name: str, **changes: float):
+    if name == "fedprox":
+        changes["strategy__proximal_mu"] = MU
+    return tiny_config(strategy__name=name, **changes)
+
+
+def test_names_stand_for_flowers_own_classes() -> None:
+    assert type(make_strategy(StrategyConfig(name="fedavg"))) is FedAvg
+    assert type(make_strategy(StrategyConfig(name="fedmedian"))) is FedMedian
+    prox = make_strategy(StrategyConfig(name="fedprox", proximal_mu=0.25))
+    assert type(prox) is FedProx
+    assert prox.proximal_mu == 0.25
+
+
+def test_an_unknown_strategy_gets_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.name = 'fedmedain'.*Did you mean 'fedmedian"):
+        make_strategy(StrategyConfig(name="fedmedain"))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_other_node_ids_and_reply_orders_give_the_same_bits(name: str) -> None:
+    config = config_of(name)
+    first, _ = train_federated(InProcessGrid(config), config, num_rounds=2)
+    second, _ = train_federated(InProcessGrid(config), config, num_rounds=2)
+    assert identical(first, second)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_another_seed_gives_other_parameters(name: str) -> None:
+    config, other = config_of(name), config_of(name, run__seed=1)
+    first, _ = train_federated(InProcessGrid(config), config)
+    second, _ = train_federated(InProcessGrid(other), other)
+    assert not identical(first, second)
+
+
+def test_fedavg_is_the_average_of_the_clients_weighted_by_examples() -> None:
+    config = config_of("fedavg")
+    groups = groups_of(config, "train")
+    heavy = with_content(lambda c: c.metric_records["metrics"].update({records.NUM_EXAMPLES: 66}))
+    fault = only(heavy, message_type="train", group=groups[0])
+    parameters, _ = train_federated(InProcessGrid(config, fault=fault), config)
+    updates = local_updates(config, groups)
+    # 24 answered questions, of which a tenth is held back
+    assert [update.num_examples for update in updates] == [22, 22, 22]
+    assert_close(parameters, weighted_average(updates, [66, 22, 22]))
+    with pytest.raises(AssertionError):  # the tolerance tells other weights apart
+        assert_close(parameters, weighted_average(updates, [22, 22, 22]))
+
+
+def test_fedmedian_is_the_median_of_each_parameter() -> None:
+    config = config_of("fedmedian")
+    parameters, _ = train_federated(InProcessGrid(config), config)
+    updates = local_updates(config, groups_of(config, "train"))
+    for name, values in parameters.items():
+        middle = np.sort([update.parameters[name].numpy() for update in updates], axis=0)[1]
+        np.testing.assert_array_equal(values, middle)
+
+
+def test_fedprox_trains_clients_with_the_proximal_term() -> None:
+    config, plain = config_of("fedprox"), config_of("fedavg")
+    parameters, _ = train_federated(InProcessGrid(config), config)
+    updates = local_updates(config, groups_of(config, "train"), proximal_mu=MU)
+    assert_close(parameters, weighted_average(updates, [1, 1, 1]))
+    without, _ = train_federated(InProcessGrid(plain), plain)
+    with pytest.raises(AssertionError):
+        assert_close(parameters, without)
+
+
+def test_fedprox_sends_its_mu_to_every_client() -> None:
+    config = config_of("fedprox")
+    grid = InProcessGrid(config)
+    train_federated(grid, config)
+    sent = [m.content.config_records["config"]["proximal-mu"] for m in grid.messages("train")]
+    assert sent == [MU] * 3

@@ -1,0 +1,91 @@
+"""Federated training for tests, and the slow oracle it is compared with."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+
+from server_app.population import PopulationGrid
+from server_app.strategies import make_strategy
+from task.config import RunConfig
+from task.features import load_group, load_roles
+from task.predictor import PreferencePredictor
+from task.training import LocalUpdate, train_client
+from tests.server_app.in_process_grid import InProcessGrid, make_population
+
+Parameters = dict[str, NDArray[np.float32]]
+
+
+def train_federated(
+    grid: InProcessGrid,
+    config: RunConfig,
+    *,
+    strategy: Strategy | None = None,
+    num_rounds: int = 1,
+    timeout: float = 60,
+    after_round: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+) -> tuple[Parameters, PopulationGrid]:
+    """Run a strategy; return the global parameters and the population."""
+    population, predictor = make_population(grid, config)
+    result = (strategy or make_strategy(config.strategy)).start(
+        grid=population,
+        initial_arrays=ArrayRecord(dict(predictor.named_parameters())),
+        num_rounds=num_rounds,
+        timeout=timeout,
+        evaluate_fn=after_round,
+    )
+    return {name: array.numpy() for name, array in result.arrays.items()}, population
+
+
+def local_updates(
+    config: RunConfig, groups: Sequence[str], proximal_mu: float = 0.0
+) -> list[LocalUpdate]:
+    """What the clients of these groups return in round 1, without Flower."""
+    _, predictor = make_population(InProcessGrid(config), config)
+    start = {name: p.detach().clone() for name, p in predictor.named_parameters()}
+    module = PreferencePredictor.of(config.predictor, len(predictor.feature_mean))
+    module.feature_mean.copy_(predictor.feature_mean)
+    module.feature_std.copy_(predictor.feature_std)
+    return [
+        train_client(
+            module,
+            start,
+            load_group(config, group),
+            config.train,
+            learning_rates=config.train.learning_rates(1),
+            seed=config.run.seed,
+            server_round=1,
+            proximal_mu=proximal_mu,
+        )
+        for group in groups
+    ]
+
+
+def weighted_average(updates: Sequence[LocalUpdate], weights: Sequence[float]) -> Parameters:
+    return {
+        name: sum(
+            weight * update.parameters[name].double().numpy() / sum(weights)
+            for weight, update in zip(weights, updates, strict=True)
+        )
+        for name in updates[0].parameters
+    }
+
+
+def groups_of(config: RunConfig, role: str) -> list[str]:
+    roles = load_roles(config.data, config.evaluation, config.run.seed)
+    return [group for group, its in roles.items() if its == role]
+
+
+def assert_close(left: Parameters, right: Parameters) -> None:
+    """Equal up to the rounding of float32; a local step changes parameters by about 2e-3."""
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        np.testing.assert_allclose(values, right[name], rtol=0, atol=2e-6, err_msg=name)
+
+
+def identical(left: Parameters, right: Parameters) -> bool:
+    """Equal bit for bit."""
+    assert left.keys() == right.keys()
+    return all(values.tobytes() == right[name].tobytes() for name, values in left.items())
