@@ -27,11 +27,11 @@ from task.metrics import alignment_score
 from task.predictor import PreferencePredictor
 from task.seeding import generator
 from task.survey import Answers
-from task.training import objective_loss
+from task.training import episode_losses
 
 DIMENSION = 384
-QUESTIONS = 121  # 20 of context, 1 held back in training, 100 targets in evaluation
-EVALUATION = EvaluationConfig(num_context=21, num_draws=1)
+QUESTIONS = 120  # in evaluation: 20 of context, 100 targets
+EVALUATION = EvaluationConfig(num_context=20, num_draws=1)
 
 
 class PlainPredictor(nn.Module):
@@ -98,7 +98,7 @@ def made_up_group() -> GroupData:
         rows=np.arange(lengths.sum()),
         answers=Answers(everything, lengths, np.concatenate(shares).astype(np.float32)),
         question_keys=everything,
-        fit=everything,
+        trainable=everything,
         held_back=everything[:0],
     )
 
@@ -142,14 +142,14 @@ def main() -> None:
 
     episode = make_episode([(data, splits[0])]).to(torch.device(device))
     torch.testing.assert_close(
-        objective_loss(ours, episode, "categorical"), plain_loss(plain, episode, lengths[0])
+        episode_losses(ours, episode, "categorical").mean(), plain_loss(plain, episode, lengths[0])
     )
     score = evaluate_group(ours, data, EVALUATION, 0, np.array([], dtype=np.int64)).all.value
     assert abs(score - plain_evaluate(plain, data, evaluation, device)) < 1e-5
 
     optimizers = {
         "ours": torch.optim.AdamW(ours.parameters(), lr=1e-4, weight_decay=0.0, fused=True),
-        "plain": torch.optim.Adam(plain.parameters(), lr=1e-4),
+        "plain": torch.optim.AdamW(plain.parameters(), lr=1e-4, weight_decay=0.0, fused=True),
     }
     steps = {"ours": iter(range(len(splits))), "plain": iter(range(len(splits)))}
 
@@ -157,7 +157,7 @@ def main() -> None:
         index = next(steps[name])
         batch = make_episode([(data, splits[index])]).to(torch.device(device))
         if name == "ours":
-            loss = objective_loss(ours.train(), batch, "categorical")
+            loss = episode_losses(ours.train(), batch, "categorical").mean()
         else:
             loss = plain_loss(plain.train(), batch, lengths[index])
         optimizers[name].zero_grad()

@@ -1,5 +1,6 @@
 """`pluralllm`: one function per command, each in a file of its own."""
 
+import signal
 import sys
 
 import typer
@@ -23,8 +24,14 @@ app.command("config")(show_config)
 app.command("doctor")(doctor)
 
 
+def _exit(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command line; an error that the user can put right is one line, exit status 2."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _exit)  # so that what was started is stopped on the way out
     try:
         app()
     except UserError as error:

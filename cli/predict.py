@@ -25,6 +25,10 @@ def predict(
     questions: Annotated[
         Path, typer.Option(help="New questions: one row per question and option.")
     ],
+    encoder: Annotated[
+        str,
+        typer.Option(help="Hub id or folder of the predictor's encoder, if it has moved."),
+    ] = "",
     which: Annotated[str, typer.Option(help="Predictor of the run: best or final.")] = "best",
     output: Annotated[
         Path | None, typer.Option(help="Also write the distributions to this JSON file.")
@@ -36,7 +40,7 @@ def predict(
         raise UserError(f"--output {output}: the folder {output.parent} does not exist.")
     context, asked = read_context(str(group_context)), read_questions(str(questions))
     predictor = load_predictor(run, which)
-    distributions = predict_distributions(predictor, context, asked)
+    distributions = predict_distributions(predictor, context, asked, encoder)
     entries = [
         {
             "question": question.text,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ def local_superlink() -> Iterator[LocalSuperLink]:
         _wait_until_up(process, port, home)
         yield LocalSuperLink(environment, home)
     finally:
-        _stop(process)
+        _stop(process, home)
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -99,26 +99,30 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, home: Path) -> N
     raise UserError(f"The local SuperLink did not start. The end of its log:\n{tail}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the SuperLink with all its descendants: executors, the simulation, Ray."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    process.terminate()
-    for child in family:
-        _signal(child.terminate)
+def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
+    """End the SuperLink and all it started: executors, the simulation, Ray.
+
+    They are found by their FLWR_HOME, which is theirs alone: some detach themselves, and none is a
+    child any more if the SuperLink has died.
+    """
+    family = [other for other in psutil.process_iter() if _flwr_home(other) == str(home)]
+    for member in family:
+        _signal(member.terminate)
     _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
-    for child in alive:
-        _signal(child.kill)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    for member in alive:
+        _signal(member.kill)
+    process.wait()
 
 
-def _signal(send: object) -> None:
+def _flwr_home(process: psutil.Process) -> str | None:
     try:
-        send()  # type: ignore[operator]
+        return process.environ().get("FLWR_HOME")
+    except (psutil.Error, OSError):  # ended, or somebody else's
+        return None
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
     except psutil.NoSuchProcess:
         return

@@ -86,7 +86,7 @@ def evaluate(message: Message, context: Context) -> Message:
     seen = message.content.array_records[records.SEEN_QUESTIONS][records.QUESTION_KEYS].numpy()
     predictor = _predictor(config, message)
     parameters = message.content.array_records[records.ARRAYS].to_torch_state_dict()
-    predictor.load_state_dict(parameters, strict=False)
+    predictor.set_parameters(parameters)
     data = load_group(config, str(briefing[records.GROUP]))
     scores = evaluate_group(predictor, data, config.evaluation, config.run.seed, seen)
     metrics = MetricRecord(

@@ -35,19 +35,21 @@ def main(grid: Grid, context: Context) -> None:
     config = RunConfig.from_flat(context.run_config).with_absolute_paths(base)
     logging.getLogger("flwr").setLevel(logging.INFO if config.log.flower else logging.ERROR)
     strategy = make_strategy(config.strategy)
-    print(f"Survey: {load_survey(config.data, config.run.seed).summary()}", flush=True)
-    # Features first, with all of this machine's cores: clients then read them from the cache.
-    load_features(config.data, config.encoder, config.run.seed)
-    baselines = score_baselines(config)
-    population = discover_clients(grid, config.train.round_timeout)
-
     check_sinks(config.log)
     path = config.run.directory or default_run_directory(config, datetime.now())
     directory = RunDirectory.create(base / path, config)
     print(f"Run directory: {directory.path}", flush=True)
-    _print_population(population)
     with directory.recording_status():
+        survey = load_survey(config.data, config.run.seed)
+        print(f"Survey: {survey.summary()}", flush=True)
+        # Features first, with all of this machine's cores: clients then read them from the cache.
+        load_features(config.data, config.encoder, config.run.seed)
+        baselines = score_baselines(config)
+        population = discover_clients(grid, config.train.round_timeout)
+        _print_population(population, len(survey.answers))
         _train(grid, config, strategy, population, baselines, directory)
+    if (directory.path / "summary.json").exists():
+        plot_run(directory)
     print(f"\nRun directory: {directory.path}", flush=True)
 
 
@@ -85,9 +87,7 @@ def _train(
                 evaluate_fn=monitor,
             )
         finally:
-            monitor.save_final_predictor()
-        monitor.finish()
-    plot_run(directory)
+            monitor.finish()
 
 
 class Briefings:
@@ -127,8 +127,10 @@ class Briefings:
         return added
 
 
-def _print_population(population: Population) -> None:
+def _print_population(population: Population, num_groups: int) -> None:
     for role, label in (("train", "Training groups"), ("held-out", "Held-out groups")):
         groups = [client.group for client in population.clients if client.role == role]
         shown = ", ".join(groups[:12]) + (f" and {len(groups) - 12} more" if groups[12:] else "")
         print(f"{label} ({len(groups)}): {shown}", flush=True)
+    if left_out := num_groups - len(population.clients):
+        print(f"Groups of the survey that take no part: {left_out}", flush=True)

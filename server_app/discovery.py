@@ -17,7 +17,7 @@ from task.errors import EncoderError, PopulationError
 from task.features import FeatureSums
 from task.roles import Role
 
-POLL_SECONDS = 0.2
+POLL_SECONDS, NOTICE_SECONDS = 0.2, 10.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,16 @@ def discover_clients(grid: Grid, timeout: float) -> Population:
         PopulationError: no node answers, one fails, or there is no training group.
     """
     deadline = time.monotonic() + timeout
+    next_notice = time.monotonic() + NOTICE_SECONDS
     replies: dict[int, RecordDict] = {}
     while True:
         replies.update(_describe(grid, set(grid.get_node_ids()) - set(replies), deadline))
         expected = max((_num_partitions(content) for content in replies.values()), default=1)
         if len(replies) >= max(expected, 1):
             return _assemble(replies)
+        if time.monotonic() > next_notice:
+            print(f"Waiting for nodes: {len(replies)} of {expected} have answered", flush=True)
+            next_notice = time.monotonic() + NOTICE_SECONDS
         if time.monotonic() > deadline:
             raise PopulationError(
                 f"{len(replies)} of {expected} nodes answered within {timeout:.0f} s. Are the "

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from task.metrics import Fairness, GroupScores, macro_mean
+from task.metrics import Fairness, GroupScores
 from task.roles import Role
 
 Scores = Mapping[str, GroupScores]
@@ -13,25 +13,36 @@ Scores = Mapping[str, GroupScores]
 ROLE_KEYS: dict[Role, str] = {"held-out": "held_out", "train": "train"}
 
 
-def fairness_of(scores: Scores, roles: Mapping[str, Role], role: Role) -> Fairness | None:
-    """Return the fairness indices over the groups of a role; None when it has none."""
-    values = {group: s.all.value for group, s in scores.items() if roles[group] == role}
-    return Fairness.of(values) if values else None
-
-
 def summarise(scores: Scores, roles: Mapping[str, Role], role: Role) -> dict[str, Any] | None:
     """Return the entry of `summary.json` for a role; None when it has no groups.
 
-    Means are macro means over groups; a split that no group has questions of is None.
+    Indices are over groups, for all questions and for seen and new ones apart; a split that no
+    group has questions of is None, its indices empty.
     """
-    fairness = fairness_of(scores, roles, role)
-    if fairness is None:
+    if role not in {roles[group] for group in scores}:
         return None
-    chosen = [s for group, s in scores.items() if roles[group] == role]
+    chosen = {group: s for group, s in scores.items() if roles[group] == role}
+    seen, new = (
+        _indices({group: getattr(s, split).value for group, s in chosen.items()})
+        for split in ("seen", "new")
+    )
+    return {
+        **_indices({group: s.all.value for group, s in chosen.items()}),
+        "alignment_score_seen_questions": seen.get("alignment_score"),
+        "alignment_score_new_questions": new.get("alignment_score"),
+        "seen_questions": seen,
+        "new_questions": new,
+    }
+
+
+def _indices(scores: Mapping[str, float]) -> dict[str, Any]:
+    """Return the indices over the groups that have a score; empty when none has."""
+    known = {group: score for group, score in scores.items() if not math.isnan(score)}
+    if not known:
+        return {}
+    fairness = Fairness.of(known)
     return {
         "alignment_score": fairness.mean,
-        "alignment_score_seen_questions": number(macro_mean(s.seen for s in chosen)),
-        "alignment_score_new_questions": number(macro_mean(s.new for s in chosen)),
         "worst_group": fairness.worst,
         "worst_group_name": fairness.worst_group,
         "gap": fairness.gap,

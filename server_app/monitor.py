@@ -9,7 +9,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from server_app.fairness import (
     ROLE_KEYS,
     Scores,
-    fairness_of,
     group_table,
     number,
     summarise,
@@ -20,7 +19,7 @@ from server_app.sinks import Sink
 from server_app.tables import RoundTable, print_groups, print_summary
 from task import records
 from task.config import RunConfig
-from task.metrics import GroupScores, Mean
+from task.metrics import GroupScores, Mean, macro_mean
 from task.predictor import PreferencePredictor
 from task.roles import Role
 
@@ -64,12 +63,12 @@ class RoundMonitor:
         self._started = time.monotonic()
         self._best = float("-inf")
         self._best_round = 0
-        self._last_round = 0
+        self._best_scores: Scores = {}
+        self._evaluated_round = 0
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Observe the global parameters after a round."""
-        self._predictor.load_state_dict(arrays.to_torch_state_dict(), strict=False)
-        self._last_round = server_round
+        self._predictor.set_parameters(arrays.to_torch_state_dict())
         train = self._population.last_train
         metrics: dict[str, Any] = {
             "loss": _mean_loss(train.replies.values()),
@@ -80,21 +79,23 @@ class RoundMonitor:
             "train_seconds": train.seconds,
         }
         every, last = self._config.evaluation.every, self._config.train.num_rounds
-        evaluated = server_round % every == 0 or server_round == last
-        if evaluated:
-            metrics |= self._evaluate(server_round, arrays)
+        if server_round % every == 0 or server_round == last:
+            self._evaluate(server_round, arrays, metrics)
         metrics["seconds"] = time.monotonic() - self._started
         self._started = time.monotonic()
         for sink in self._sinks:
             sink.log(metrics, server_round)
         self._table.print_row(server_round, metrics)
-        if not evaluated:
-            return None
-        means = {key: metrics[key]["alignment_score"] for key in ROLE_KEYS.values() if metrics[key]}
-        return MetricRecord(means)
+        means = {
+            key: metrics[key]["alignment_score"] for key in ROLE_KEYS.values() if metrics.get(key)
+        }
+        return MetricRecord(means) if means else None
 
     def finish(self) -> None:
-        """Write and print the summary and the tables of the last evaluation."""
+        """Save the final predictor; write and print what the last evaluation gave, if any did."""
+        self._directory.write_predictor("final", self._predictor)
+        if not self.scores:
+            return
         # A group whose last evaluation failed is left out of the baselines as well.
         baselines = {
             name: {group: scores[group] for group in self.scores}
@@ -109,19 +110,17 @@ class RoundMonitor:
             for role, key in ROLE_KEYS.items()
         }
         summary["groups"] = groups
-        summary["round"] = self._last_round
+        summary["missing_groups"] = sorted(set(self._roles) - set(self.scores))
+        summary["round"] = self._evaluated_round
         summary["best_round"] = self._best_round
+        summary["best"] = self._by_role(self._best_scores)
         self._directory.write_groups(groups)
         self._directory.write_json("summary.json", summary)
         print_groups(groups)
         print_summary(summary)
 
-    def save_final_predictor(self) -> None:
-        """Save the predictor as the last round left it."""
-        self._directory.write_predictor("final", self._predictor)
-
-    def _evaluate(self, server_round: int, arrays: ArrayRecord) -> dict[str, Any]:
-        started = time.monotonic()
+    def _evaluate(self, server_round: int, arrays: ArrayRecord, metrics: dict[str, Any]) -> None:
+        """Let every client score the parameters; add what came back to the round's metrics."""
         content = RecordDict({records.ARRAYS: arrays, records.CONFIG: ConfigRecord()})
         exchange = self._population.exchange(
             (
@@ -134,17 +133,31 @@ class RoundMonitor:
         for client, reply in exchange.replies.items():
             scores = _group_scores(reply.content.metric_records[records.METRICS])
             merged[client.group] = merged.get(client.group, GroupScores()) + scores
-        self.scores = merged
-        train = fairness_of(merged, self._roles, "train")
-        if train and train.mean > self._best:
-            self._best, self._best_round = train.mean, server_round
+        metrics.update(self._by_role(merged))
+        metrics["groups"] = {group: scores.all.value for group, scores in merged.items()}
+        metrics["evaluation_failures"] = dict(exchange.failures)
+        metrics["evaluation_seconds"] = exchange.seconds
+        metrics["megabytes_down"] += exchange.bytes_down / 1e6
+        metrics["megabytes_up"] += exchange.bytes_up / 1e6
+        if merged:
+            self.scores, self._evaluated_round = merged, server_round
+            self._keep_best(server_round)
+
+    def _keep_best(self, server_round: int) -> None:
+        """Save the predictor if the training groups' mean is the highest so far.
+
+        Means over different groups do not compare, so all training groups must have answered.
+        """
+        train = [group for group, role in self._roles.items() if role == "train"]
+        if not set(train) <= set(self.scores):
+            return
+        mean = macro_mean(self.scores[group].all for group in train)
+        if mean > self._best:
+            self._best, self._best_round, self._best_scores = mean, server_round, self.scores
             self._directory.write_predictor("best", self._predictor)
-        return {
-            **{key: summarise(merged, self._roles, role) for role, key in ROLE_KEYS.items()},
-            "groups": {group: scores.all.value for group, scores in merged.items()},
-            "evaluation_failures": dict(exchange.failures),
-            "evaluation_seconds": time.monotonic() - started,
-        }
+
+    def _by_role(self, scores: Scores) -> dict[str, Any]:
+        return {key: summarise(scores, self._roles, role) for role, key in ROLE_KEYS.items()}
 
 
 def _group_scores(metrics: MetricRecord) -> GroupScores:

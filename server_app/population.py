@@ -26,14 +26,16 @@ from flwr.supercore.run import Run
 
 from server_app.discovery import Client
 from server_app.replies import fault_of, is_train
+from task import records
 from task.errors import RoundError
 from task.seeding import derive_seed, generator
 
 Record = ArrayRecord | ConfigRecord | MetricRecord
-Briefing = Callable[[Client, str, int], Mapping[str, Record]]
+AddedRecords = Callable[[Client, str, int], Mapping[str, Record]]
 """(client, message type, round) to the records that every message to that client carries."""
 
-POLL_SECONDS = 0.05
+POLL_SECONDS, POLL_SHARE, MAX_POLL_SECONDS = 0.02, 0.05, 3.0
+"""Pause between looks for replies: short at first, then a share of the time waited so far."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class PopulationGrid(Grid):
     Args:
         grid: the runtime's grid.
         clients: all clients, from `discover_clients`.
-        briefing: what every message carries besides the strategy's own records.
+        added_records: what every message carries besides the strategy's own records.
         seed: the run's seed.
         clients_per_round: size of the cohort drawn each round, without replacement; 0: all.
         min_valid_fraction: smallest share of an exchange's messages that need a valid reply.
@@ -72,7 +74,7 @@ class PopulationGrid(Grid):
         self,
         grid: Grid,
         clients: Sequence[Client],
-        briefing: Briefing,
+        added_records: AddedRecords,
         *,
         seed: int,
         clients_per_round: int = 0,
@@ -83,7 +85,7 @@ class PopulationGrid(Grid):
         self.server_round = 0  # rounds of training sent so far
         self.last_train = Exchange()
         self._grid = grid
-        self._briefing = briefing
+        self._added_records = added_records
         self._seed = seed
         self._clients_per_round = clients_per_round
         self._min_valid_fraction = min_valid_fraction
@@ -127,11 +129,8 @@ class PopulationGrid(Grid):
         return sorted(int(client_id) for client_id in draw)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages to clients; return one message id each."""
-        batch = list(messages)
-        if any(is_train(message) for message in batch):
-            self.server_round += 1
-        return [self._push(message) for message in batch]
+        """Send messages to clients; return one message id each, empty if not accepted."""
+        return [message_id or "" for message_id in self._push(list(messages))]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that have come in; an invalid one is turned into an error reply."""
@@ -144,7 +143,7 @@ class PopulationGrid(Grid):
         """Send messages to clients and return the valid replies in the order of client ids.
 
         Raises:
-            RoundError: too few clients sent a valid reply.
+            RoundError: too few clients sent a valid reply to messages to train, or none to others.
         """
         return list(self.exchange(messages, timeout=timeout).replies.values())
 
@@ -154,7 +153,7 @@ class PopulationGrid(Grid):
         """As `send_and_receive`, with failures and costs; held-out clients may be addressed too.
 
         Raises:
-            RoundError: too few clients sent a valid reply.
+            RoundError: too few clients sent a valid reply to messages to train, or none to others.
         """
         started = time.monotonic()
         batch = list(messages)
@@ -163,7 +162,13 @@ class PopulationGrid(Grid):
             return exchange
         trains = any(is_train(message) for message in batch)
         sent_before = self._bytes_down
-        awaited = dict(zip(self.push_messages(batch), batch, strict=True))
+        awaited: dict[str, Message] = {}
+        for message, message_id in zip(batch, self._push(batch), strict=True):
+            if message_id is None:
+                name = self._client(message).name
+                exchange.failures[name] = "the runtime did not accept the message to it"
+            else:
+                awaited[message_id] = message
         exchange.bytes_down = self._bytes_down - sent_before
         received: dict[int, Message] = {}
         while awaited:
@@ -179,49 +184,63 @@ class PopulationGrid(Grid):
             if timeout is not None and time.monotonic() - started > timeout:
                 break
             if awaited and not replies:
-                time.sleep(POLL_SECONDS)
+                elapsed = time.monotonic() - started
+                time.sleep(min(POLL_SECONDS + POLL_SHARE * elapsed, MAX_POLL_SECONDS))
         for message_id, message in awaited.items():
             self._pending.pop(message_id, None)  # a late reply is ignored
-            client = self.clients[message.metadata.dst_node_id]
-            exchange.failures[client.name] = f"no reply within {timeout:.0f} s"
+            exchange.failures[self._client(message).name] = f"no reply within {timeout:.0f} s"
         exchange.replies = {self.clients[i]: received[i] for i in sorted(received)}
         exchange.seconds = time.monotonic() - started
         if trains:
             self.last_train = exchange
-        self._require_quorum(exchange)
+        self._require_quorum(exchange, self._min_valid_fraction if trains else 0.0)
         return exchange
 
-    def _require_quorum(self, exchange: Exchange) -> None:
+    def _require_quorum(self, exchange: Exchange, least: float) -> None:
         valid, sent = len(exchange.replies), exchange.sent
-        if valid == 0 or valid < self._min_valid_fraction * sent:
+        if valid == 0 or valid < least * sent:
             reasons = "; ".join(f"{name}: {why}" for name, why in exchange.failures.items())
             raise RoundError(
                 f"Round {self.server_round}: {valid} of {sent} clients sent a valid reply, "
-                f"expected at least {self._min_valid_fraction:.0%} "
+                f"expected at least {f'{least:.0%}' if least else 'one'} "
                 f"(train.min-valid-fraction). {reasons}"
             )
 
-    def _push(self, message: Message) -> str:
-        client = self.clients[message.metadata.dst_node_id]
+    def _client(self, message: Message) -> Client:
+        return self.clients[message.metadata.dst_node_id]
+
+    def _push(self, batch: Sequence[Message]) -> list[str | None]:
+        """Send messages to their clients' nodes; return None for one that is not accepted."""
+        if any(is_train(message) for message in batch):
+            self.server_round = _stated_round(batch) or self.server_round + 1
+        addressed = [self._address(message) for message in batch]
+        accepted = list(self._grid.push_messages(addressed))
+        if len(accepted) < len(batch):  # Flower's simulation leaves out what it did not accept
+            sent = {message.metadata.message_id for message in addressed} & set(accepted)
+            ids = [m.metadata.message_id for m in addressed]
+            accepted = [message_id if message_id in sent else "" for message_id in ids]
+        for message, message_id in zip(batch, accepted, strict=True):
+            if message_id:  # Flower's HTTP grid returns None for what was not accepted
+                self._pending[message_id] = message
+        return [message_id or None for message_id in accepted]
+
+    def _address(self, message: Message) -> Message:
+        """Turn a strategy's message to a client into one to its node."""
+        client = self._client(message)
         message_type = message.metadata.message_type
         if is_train(message) and client.role != "train":
             raise ValueError(f"{client.name} is held out: a strategy must not train it.")
         content = RecordDict({**message.content})
-        for name, record in self._briefing(client, message_type, self.server_round).items():
+        for name, record in self._added_records(client, message_type, self.server_round).items():
             content[name] = record
-        addressed = Message(
+        self._bytes_down += _array_bytes(content)
+        return Message(
             content,
             client.node_id,
             message_type,
             ttl=message.metadata.ttl,
             group_id=str(self.server_round),
         )
-        self._bytes_down += _array_bytes(content)
-        accepted = list(self._grid.push_messages([addressed]))
-        if not accepted:
-            raise RoundError(f"The runtime did not accept a message to {client.name}.")
-        self._pending[accepted[0]] = message
-        return accepted[0]
 
     def _is_awaited(self, reply: Message) -> bool:
         return reply.metadata.reply_to_message_id in self._pending
@@ -249,6 +268,15 @@ class PopulationGrid(Grid):
         if fault := fault_of(message, reply.content):
             return make_message(metadata, error=Error(ErrorCode.UNKNOWN, fault))
         return make_message(metadata, reply.content)
+
+
+def _stated_round(batch: Sequence[Message]) -> int | None:
+    """Return the round that a strategy's messages state, as Flower's strategies do."""
+    for message in batch:
+        config = message.content.config_records.get(records.CONFIG, ConfigRecord())
+        if isinstance(stated := config.get(records.SERVER_ROUND), int):
+            return stated
+    return None
 
 
 def _array_bytes(content: RecordDict) -> int:

@@ -36,13 +36,22 @@ def _metrics_fault(reply: RecordDict, required: tuple[str, ...]) -> str | None:
     for key, value in metrics.items():
         if not np.isfinite(value).all():
             return f"{key} = {value} is not finite"
-    for key in set(required) & set(_EVALUATE_METRICS):
-        if np.shape(metrics[key]) != (2,):
-            return f"{key} = {metrics[key]}, expected [sum, weight]"
-    if records.NUM_EXAMPLES in required and not np.all(
-        np.greater(metrics[records.NUM_EXAMPLES], 0)
-    ):
-        return f"{records.NUM_EXAMPLES} = {metrics[records.NUM_EXAMPLES]}, expected more than 0"
+    for key in required:
+        if expected := _expected(key, metrics[key]):
+            return f"{key} = {metrics[key]}, expected {expected}"
+    return None
+
+
+def _expected(key: str, value: float | list[int] | list[float]) -> str | None:
+    """Return what a metric was expected to be, if it is not."""
+    if key in _EVALUATE_METRICS:
+        is_pair = isinstance(value, list) and len(value) == 2 and 0 <= value[0] <= value[1]
+        if not is_pair or (value == [0, 0] and key == records.SCORES_ALL):
+            return "[sum, weight] of scores between 0 and 1"
+    elif isinstance(value, list):
+        return "one number"
+    elif key == records.NUM_EXAMPLES and value <= 0:
+        return "a number above 0"
     return None
 
 
@@ -56,7 +65,7 @@ def _parameters_fault(sent: RecordDict, reply: RecordDict) -> str | None:
     for name, array in returned.items():
         try:
             values = array.numpy()
-        except ValueError as error:
+        except (ValueError, EOFError, OSError) as error:  # NumPy's reader's
             return f"parameter {name} cannot be read: {error}"
         if values.dtype.kind != "f":
             return f"parameter {name} is of type {values.dtype}, expected floats"

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -70,6 +69,7 @@ class RunDirectory:
             yield
         except BaseException as error:
             self.write_status("failed", str(error) or type(error).__name__)
+            print(f"error: {error}", flush=True)
             raise
         self.write_status("completed")
 
@@ -101,18 +101,19 @@ class RunDirectory:
         target = self.path / name
         partial = target.with_name(f".{os.getpid()}-{target.name}")
         write(partial)
-        if target.is_dir():
-            old = target.with_name(f".{os.getpid()}-old-{target.name}")
-            target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old)
+        if target.is_dir():  # file by file, so that there is a whole predictor at every moment
+            for file in partial.iterdir():
+                file.replace(target / file.name)
+            partial.rmdir()
         else:
             partial.replace(target)
 
 
 def require_unused(path: Path) -> None:
-    """Raise a `RunDirectoryError` when a directory holds a run already."""
-    if (path / "status.json").exists():
+    """Raise a `RunDirectoryError` when a directory holds a run that has saved anything."""
+    file = path / "status.json"
+    running = file.exists() and json.loads(file.read_text())["status"] == "running"
+    if running or (path / "metrics.jsonl").exists():
         raise RunDirectoryError(
             f"run.directory = {str(path)!r} holds a run already. Choose another directory, or move "
             "that one away: a run never overwrites what another has saved."
@@ -138,7 +139,7 @@ def load_predictor(path: Path, which: str = "best") -> PreferencePredictor:
             "directory that has finished an evaluation, or a saved predictor's folder."
         )
     with redirect_stdout(sys.stderr):  # huggingface_hub prints what it does
-        predictor: PreferencePredictor = PreferencePredictor.from_pretrained(folder)
+        predictor: PreferencePredictor = PreferencePredictor.from_pretrained(folder, strict=True)
     return predictor
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from task.features import GroupData, load_group, load_roles
 from task.metrics import GroupScores, alignment_score
 from task.roles import Role
 from task.sources import load_survey
-from task.survey import Survey
+from task.survey import Answers, Survey
 
 UNIFORM = "uniform"
 POPULATION_MEAN = "population_mean"
@@ -40,20 +41,38 @@ def seen_question_keys(
     }
 
 
-def population_mean(
-    survey: Survey, roles: Mapping[str, Role], leave_out: str | None = None
-) -> dict[int, NDArray[np.float64]]:
-    """Return the mean answer distribution of the training groups, by position of the question."""
+@dataclass(frozen=True)
+class PopulationSums:
+    """Sums of the training groups' answer distributions, by position of the question."""
+
+    total: Mapping[int, NDArray[np.float64]]
+    count: Mapping[int, int]
+
+    def mean(self, leave_out: Answers | None = None) -> dict[int, NDArray[np.float64]]:
+        """Return the mean distributions, without one of the groups if given."""
+        means = {p: total / self.count[p] for p, total in self.total.items()}
+        if leave_out is not None:
+            for index, position in enumerate(leave_out.questions.tolist()):
+                others = self.count[position] - 1
+                rest = self.total[position] - leave_out.distribution(index)
+                del means[position]
+                if others:
+                    means[position] = rest / others
+        return means
+
+
+def population_sums(survey: Survey, roles: Mapping[str, Role]) -> PopulationSums:
+    """Sum the answers of the training groups."""
     total: dict[int, NDArray[np.float64]] = {}
     count: Counter[int] = Counter()
     for group, role in roles.items():
-        if role == "train" and group != leave_out:
+        if role == "train":
             answers = survey.answers[group]
             for index, position in enumerate(answers.questions.tolist()):
                 shares = answers.distribution(index).astype(np.float64)
                 total[position] = total.get(position, np.zeros_like(shares)) + shares
                 count[position] += 1
-    return {position: shares / count[position] for position, shares in total.items()}
+    return PopulationSums(total, count)
 
 
 def score_baselines(config: RunConfig) -> dict[str, dict[str, GroupScores]]:
@@ -67,10 +86,11 @@ def score_baselines(config: RunConfig) -> dict[str, dict[str, GroupScores]]:
     roles = load_roles(config.data, config.evaluation, config.run.seed)
     groups = {group: load_group(config, group) for group in roles}
     seen = seen_question_keys({g: data.question_keys for g, data in groups.items()}, roles)
-    everyone = population_mean(survey, roles)
+    sums = population_sums(survey, roles)
+    everyone = sums.mean()
     scores: dict[str, dict[str, GroupScores]] = {UNIFORM: {}, POPULATION_MEAN: {}}
     for group, data in groups.items():
-        means = population_mean(survey, roles, group) if roles[group] == "train" else everyone
+        means = sums.mean(data.answers) if data.role == "train" else everyone
         is_seen = np.isin(data.question_keys, seen[roles[group]])
         for name, known in ((UNIFORM, {}), (POPULATION_MEAN, means)):
             values = _score_each(data, known)

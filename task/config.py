@@ -169,7 +169,7 @@ class EncoderConfig:
     )
     device: str = _setting("auto", "`auto`, `cpu`, `cuda` or `mps`.")
     dtype: str = _setting(
-        "auto", "`auto` (float32 on CPU, bfloat16 on GPU), `float32`, `float16` or `bfloat16`."
+        "auto", "`auto` (the one the model was saved in), `float32`, `float16` or `bfloat16`."
     )
     cache_directory: str = _setting(
         "",

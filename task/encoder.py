@@ -95,7 +95,7 @@ class TransformersEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """See `Encoder.fingerprint`: names, sizes and samples of the model's files, and settings.
+        """See `Encoder.fingerprint`: the model's files, the prompt and the settings.
 
         Weights are sampled (first and last MiB), so that a model of many gigabytes takes no time.
         """
@@ -110,7 +110,8 @@ class TransformersEncoder:
                     digest.update(stream.read(1 << 20))
                     stream.seek(max(0, file.stat().st_size - (1 << 20)))
                     digest.update(stream.read(1 << 20))
-        settings = f"mean-pooling:{self.config.text_format}:{self.config.max_length}"
+        texts = list(_texts([Question("question", ("option", "other"))], self.config.text_format))
+        settings = f"mean-pooling:{texts}:{self.config.max_length}:{self.config.dtype}"
         digest.update(settings.encode())
         return f"transformers-{digest.hexdigest()[:16]}"
 
@@ -119,7 +120,8 @@ class TransformersEncoder:
         from tqdm import tqdm
         from transformers import AutoModel, AutoTokenizer  # slow to import
 
-        device, dtype = _device_and_dtype(self.config)
+        device = _device(self.config.device)
+        dtype = self.config.dtype  # "auto": the one that the model was saved in
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, padding_side="right")
             model = AutoModel.from_pretrained(self.folder, dtype=dtype).to(device).eval()
@@ -170,6 +172,7 @@ def saved_settings(config: EncoderConfig) -> dict[str, str | int]:
         "text_format": config.text_format,
         "dimension": config.dimension,
         "max_length": config.max_length,
+        "dtype": config.dtype,
         "fingerprint": make_encoder(config).fingerprint,
     }
 
@@ -195,7 +198,7 @@ def encode_cached(questions: Sequence[Question], config: EncoderConfig) -> NDArr
         EncoderError: the encoder cannot be loaded.
     """
     encoder = make_encoder(config)
-    digest = hashlib.sha256(f"{encoder.fingerprint}:{config.dtype}".encode())
+    digest = hashlib.sha256(encoder.fingerprint.encode())
     for question in questions:
         digest.update(question.key.to_bytes(8, "big", signed=True))
     folder = cache_directory(config) / encoder.fingerprint
@@ -224,20 +227,15 @@ def _texts(questions: Sequence[Question], text_format: str) -> Iterator[str]:
                 yield f"{question.text} {option}"
 
 
-def _device_and_dtype(config: EncoderConfig) -> tuple[torch.device, torch.dtype]:
-    """Choose the fastest device there is, and bfloat16 on a GPU that computes it natively."""
-    name = config.device
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
-    elif name == "cuda" and not torch.cuda.is_available():
+def _device(name: str) -> torch.device:
+    """Choose the fastest device there is, unless one is named."""
+    if name == "cuda" and not torch.cuda.is_available():
         raise EncoderError("encoder.device = 'cuda': no CUDA device is visible. Use 'auto'.")
-    if config.dtype != "auto":
-        return torch.device(name), getattr(torch, config.dtype)
-    native = name == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.device(name), torch.bfloat16 if native else torch.float32
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _download(name: str, revision: str | None) -> Path:

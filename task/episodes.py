@@ -64,15 +64,15 @@ def sample_split(data: GroupData, config: TrainConfig, random: np.random.Generat
     """Draw a training episode's questions (arXiv 2310.11523, algorithm 1).
 
     The numbers of context and target questions are uniform in their configured ranges, cut to what
-    the group has; at least one question is left to be a target.
+    the group has: first the context, down to one question, then the targets.
     """
-    available = len(data.fit)
+    available = len(data.trainable)
     drawn = int(random.integers(config.min_context, config.max_context + 1))
-    context = min(drawn, available - 1)
+    context = min(drawn, max(1, available - config.min_target))
     target = min(
         int(random.integers(config.min_target, config.max_target + 1)), available - context
     )
-    order = random.permutation(data.fit)
+    order = random.permutation(data.trainable)
     return Split(order[:context], order[context : context + target])
 
 

@@ -21,7 +21,7 @@ def evaluation_splits(data: GroupData, config: EvaluationConfig, seed: int) -> l
     splits = []
     for draw in range(config.num_draws):
         random = generator(seed, "evaluation context", draw, data.group)
-        order = random.permutation(data.fit)
+        order = random.permutation(data.trainable)
         context, rest = order[: config.num_context], order[config.num_context :]
         splits.append(Split(context, data.held_back if data.role == "train" else np.sort(rest)))
     return splits

@@ -1,7 +1,7 @@
 """A group's data as the predictor sees it, and federated feature statistics."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class GroupData:
         rows: (N,) int64, rows of `features` of this group's options, question after question.
         answers: the group's answer distributions.
         question_keys: (Q,) int64, `Question.key` of each answered question.
-        fit: positions of the questions that may train or be context (held-out groups: all).
+        trainable: positions of the questions that may train or be context (held-out groups: all).
         held_back: positions of the questions that never train (held-out groups: none).
     """
 
@@ -35,7 +35,7 @@ class GroupData:
     rows: NDArray[np.int64]
     answers: Answers
     question_keys: NDArray[np.int64]
-    fit: NDArray[np.int64]
+    trainable: NDArray[np.int64]
     held_back: NDArray[np.int64]
 
 
@@ -109,7 +109,7 @@ def group_data(
         rows=option_rows(survey.option_offsets[:-1], lengths, answers.questions),
         answers=answers,
         question_keys=survey.question_keys[answers.questions],
-        fit=np.setdiff1d(everything, held_back),
+        trainable=np.setdiff1d(everything, held_back),
         held_back=held_back,
     )
 
@@ -137,7 +137,7 @@ def load_roles(data: DataConfig, evaluation: EvaluationConfig, seed: int) -> dic
     return assign_roles(load_survey(data, seed), data, evaluation, seed)
 
 
-@lru_cache(maxsize=4096)
+@cache
 def _load_group(
     data: DataConfig, encoder: EncoderConfig, evaluation: EvaluationConfig, seed: int, group: str
 ) -> GroupData:

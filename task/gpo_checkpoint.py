@@ -32,6 +32,9 @@ def translate(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for theirs, ours in _GPO_NAMES.items():
             name = re.sub(theirs, ours, name)
         translated[name] = tensor
+    head_weight, head_bias = translated.pop("head.2.weight"), translated.pop("head.2.bias")
+    translated["mean.weight"], translated["log_std.weight"] = head_weight.chunk(2)
+    translated["mean_offset"], translated["log_std.bias"] = head_bias.chunk(2)
     for name in [name for name in translated if name.endswith("in_proj_weight")]:
         layer = name.removesuffix("self_attn.in_proj_weight") + "attention."
         query, key, value = translated.pop(name).chunk(3)

@@ -51,21 +51,33 @@ def read_questions(path: str) -> list[Question]:
 
 @torch.inference_mode()
 def predict_distributions(
-    predictor: PreferencePredictor, context: Survey, questions: Sequence[Question]
+    predictor: PreferencePredictor,
+    context: Survey,
+    questions: Sequence[Question],
+    encoder_name: str = "",
 ) -> list[NDArray[np.float32]]:
     """Return one (options,) distribution per question, given one group's answers.
+
+    Args:
+        predictor: a saved predictor.
+        context: one group's answered questions.
+        questions: the questions to predict.
+        encoder_name: hub id or folder of the predictor's encoder, if it has moved.
 
     Raises:
         EncoderError: the predictor's encoder is not to be had here, or is another one.
     """
     settings = dict(predictor.encoder)
     trained_on = settings.pop("fingerprint", None)
+    if encoder_name:
+        settings["name"] = encoder_name
     config = EncoderConfig(**settings)  # type: ignore[arg-type]
     fingerprint = make_encoder(config).fingerprint
     if fingerprint != trained_on:
         raise EncoderError(
             f"The predictor was trained on features of {trained_on}, but "
-            f"encoder.name = {config.name!r} here is {fingerprint}. Use the same model files."
+            f"encoder.name = {config.name!r} here is {fingerprint}. Name the same model files "
+            "with --encoder."
         )
     (answers,) = context.answers.values()
     everything = [context.questions[p] for p in answers.questions] + list(questions)
@@ -79,7 +91,7 @@ def predict_distributions(
         rows=np.arange(lengths.sum()),
         answers=Answers(positions, lengths, np.concatenate((answers.shares, unknown))),
         question_keys=np.array([question.key for question in everything], dtype=np.int64),
-        fit=positions,
+        trainable=positions,
         held_back=positions[:0],
     )
     predictor.eval()

@@ -5,7 +5,7 @@ target options 0. Every token attends to the context tokens only, so target ques
 each other nor themselves, and all targets of a group fit in one forward pass.
 
 Suffixes: B episodes, C context options, T target options, N = C + T tokens, Q target questions,
-O options of a question, d feature dimensions, w width, h heads.
+O options of a question, d feature dimensions, w width, h heads, f width of the head.
 """
 
 import math
@@ -101,6 +101,7 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
 
     feature_mean: Tensor
     feature_std: Tensor
+    mean_offset: Tensor
 
     def __init__(
         self,
@@ -124,9 +125,11 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         self.layers = nn.ModuleList(
             Layer(width, num_heads, feedforward_width) for _ in range(num_layers)
         )
-        self.head = nn.Sequential(
-            nn.Linear(width, feedforward_width), nn.ReLU(), nn.Linear(feedforward_width, 2)
-        )
+        self.head = nn.Sequential(nn.Linear(width, feedforward_width), nn.ReLU())
+        # Like a key's bias, one that all means share vanishes in the softmax: it is not trained.
+        self.mean = nn.Linear(feedforward_width, 1, bias=False)
+        self.log_std = nn.Linear(feedforward_width, 1)
+        self.register_buffer("mean_offset", torch.zeros(1))
         self.register_buffer("feature_mean", torch.zeros(feature_dimension))
         self.register_buffer("feature_std", torch.ones(feature_dimension))
 
@@ -236,8 +239,22 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
             x_BNw = layer(x_BNw, x_BNw[:, :num_context], mask_B11C)
         # What the last layer would make of the context tokens nobody reads.
         x_BTw = self.layers[-1](x_BNw[:, num_context:], x_BNw[:, :num_context], mask_B11C)
-        mean_BT, log_std_BT = self.head(x_BTw).unbind(-1)
-        return mean_BT, log_std_BT
+        hidden_BTf = self.head(x_BTw)
+        mean_BT = self.mean(hidden_BTf).squeeze(-1) + self.mean_offset
+        return mean_BT, self.log_std(hidden_BTf).squeeze(-1)
+
+    def set_parameters(self, parameters: Mapping[str, Tensor]) -> None:
+        """Overwrite all parameters; buffers (feature statistics) stay.
+
+        Raises:
+            ValueError: a parameter is missing, unknown, or of another shape.
+        """
+        expected = {name: tuple(p.shape) for name, p in self.named_parameters()}
+        given = {name: tuple(p.shape) for name, p in parameters.items()}
+        if given != expected:
+            differing = sorted(given.items() ^ expected.items())
+            raise ValueError(f"Not this predictor's parameters: {differing[:4]} differ.")
+        self.load_state_dict(dict(parameters), strict=False)
 
     @classmethod
     def from_gpo_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "PreferencePredictor":
@@ -257,7 +274,7 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
                 num_layers=count_keys(state_dict, r"encoder\.layers\.\d+\.linear1\.weight"),
                 feedforward_width=state_dict["predictor.0.weight"].shape[0],
             )
-            predictor.load_state_dict(translate(state_dict) | dict(predictor.named_buffers()))
+            predictor.load_state_dict(dict(predictor.named_buffers()) | translate(state_dict))
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
             raise ValueError(
                 "Not a GPO checkpoint: expected the keys embedder.*, encoder.layers.N.* and "

@@ -11,6 +11,7 @@ DESCRIBE = "query.describe"
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
+SERVER_ROUND = "server-round"
 
 # Added to every message by the population grid.
 BRIEFING = "briefing"  # ConfigRecord: whom the message is for, and the round

@@ -44,8 +44,9 @@ def assign_roles(
             if data.num_held_out_groups >= len(train):
                 raise ConfigError(
                     f"data.num-held-out-groups = {data.num_held_out_groups} leaves no group to "
-                    f"train: {len(train)} groups have at least {needed} questions. Lower it, or "
-                    "lower data.min-questions."
+                    f"train: {len(train)} of {len(survey.answers)} groups have the {needed} "
+                    "questions that data.min-questions and evaluation.num-context ask for. Lower "
+                    "one of the three."
                 )
             order = generator(seed, "held-out groups").permutation(len(train))
             held_out = [train[i] for i in order[: data.num_held_out_groups]]
@@ -53,7 +54,7 @@ def assign_roles(
     if not train:
         raise ConfigError(
             "No group is left to train. Name some in data.train-groups, or lower "
-            "data.min-questions."
+            "data.min-questions or evaluation.num-context."
         )
     roles: dict[str, Role] = dict.fromkeys(train, "train")
     roles.update(dict.fromkeys(held_out, "held-out"))

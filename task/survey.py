@@ -23,8 +23,8 @@ class Question:
 
     @property
     def key(self) -> int:
-        """64-bit key of text and options: the same question has the same key on every client."""
-        content = "\x1f".join((self.text, *self.options))
+        """64-bit key of text and options, in any order: the same on every client."""
+        content = "\x1f".join((self.text, *sorted(self.options)))
         digest = hashlib.sha256(content.encode()).digest()[:8]
         return int.from_bytes(digest, "big", signed=True)
 
@@ -34,7 +34,8 @@ class Answers:
     """One group's answer distributions.
 
     Attributes:
-        questions: (Q,) int64, ascending positions in `Survey.questions`.
+        questions: (Q,) int64, positions in `Survey.questions`, in the order of `Question.key`: two
+            files with the same answers give the same order.
         lengths: (Q,) int64, number of options of each question.
         shares: (sum of lengths,) float32, the distributions one after another; each sums to 1.
     """
@@ -139,9 +140,10 @@ def build_survey(
             f"The survey holds no usable answers (dropped: {reasons or 'nothing'}). Expected at "
             "least one group with one answered question."
         )
+    keys = [question.key for question in questions]
     return Survey(
         questions=tuple(questions),
-        answers={group: _pack(by_group[group]) for group in sorted(by_group)},
+        answers={group: _pack(by_group[group], keys) for group in sorted(by_group)},
         dropped=reasons,
     )
 
@@ -166,8 +168,8 @@ def _check_shares(group: str, question: Question, shares: NDArray[np.float64]) -
         )
 
 
-def _pack(by_position: Mapping[int, NDArray[np.float64]]) -> Answers:
-    positions = sorted(by_position)
+def _pack(by_position: Mapping[int, NDArray[np.float64]], keys: Sequence[int]) -> Answers:
+    positions = sorted(by_position, key=lambda position: keys[position])
     return Answers(
         questions=np.array(positions, dtype=np.int64),
         lengths=np.array([len(by_position[p]) for p in positions], dtype=np.int64),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from task.config import TrainConfig
-from task.episodes import Episode, make_episode, sample_split
+from task.episodes import Episode, Split, make_episode, sample_split
 from task.features import GroupData
 from task.predictor import PreferencePredictor
 from task.seeding import generator
@@ -28,8 +28,8 @@ class LocalUpdate:
     num_examples: int
 
 
-def objective_loss(predictor: PreferencePredictor, episode: Episode, objective: str) -> Tensor:
-    """Return the scalar loss of a batch of episodes.
+def episode_losses(predictor: PreferencePredictor, episode: Episode, objective: str) -> Tensor:
+    """Return (B,) losses, one per episode.
 
     `categorical`: cross-entropy of the predicted against the answer distribution, averaged over
     target questions. `gaussian`: negative Gaussian log-likelihood of the shares under the
@@ -40,11 +40,23 @@ def objective_loss(predictor: PreferencePredictor, episode: Episode, objective: 
     if objective == "categorical":
         # 0 * log 0 is 0: options that do not exist have share 0 and probability 0.
         surprise_BQO = episode.target_y_BQO * log_p_BQO.masked_fill(~mask_BQO, 0.0)
-        return -surprise_BQO.sum() / mask_BQO.any(-1).sum()
+        return -surprise_BQO.sum((1, 2)) / mask_BQO.any(-1).sum(1)
     error_BQO = (episode.target_y_BQO - log_p_BQO.exp()) / log_std_BQO.exp()
     constant = 0.5 * torch.log(torch.tensor(2 * torch.pi))
     negative_log_likelihood_BQO = 0.5 * error_BQO.square() + log_std_BQO + constant
-    return (negative_log_likelihood_BQO * mask_BQO).sum() / mask_BQO.sum()
+    total_B = (negative_log_likelihood_BQO * mask_BQO).sum((1, 2))
+    return total_B / mask_BQO.sum((1, 2))
+
+
+def training_splits(
+    data: GroupData, config: TrainConfig, seed: int, server_round: int, num_steps: int
+) -> list[list[Split]]:
+    """Return the seeded episodes of each of a client's steps in a round."""
+    random = generator(seed, "training episodes", server_round, data.group)
+    return [
+        [sample_split(data, config, random) for _ in range(config.episodes_per_step)]
+        for _ in range(num_steps)
+    ]
 
 
 def train_client(
@@ -70,20 +82,19 @@ def train_client(
         server_round: the federated round, from 1; every round draws other episodes.
         proximal_mu: weight of FedProx's proximal term (arXiv 1812.06127, eq. 2).
     """
-    predictor.load_state_dict(dict(parameters), strict=False)
+    predictor.set_parameters(parameters)
     predictor.train()
     device = predictor.feature_mean.device
     anchors = [p.detach().clone() for p in predictor.parameters()] if proximal_mu else []
     optimizer = torch.optim.AdamW(
         predictor.parameters(), weight_decay=config.weight_decay, fused=True
     )
-    random = generator(seed, "training episodes", server_round, data.group)
     losses = []
-    for learning_rate in learning_rates:
+    steps = training_splits(data, config, seed, server_round, len(learning_rates))
+    for learning_rate, splits in zip(learning_rates, steps, strict=True):
         optimizer.param_groups[0]["lr"] = learning_rate
-        splits = [sample_split(data, config, random) for _ in range(config.episodes_per_step)]
         episode = make_episode([(data, split) for split in splits]).to(device)
-        loss = objective_loss(predictor, episode, config.objective)
+        loss = episode_losses(predictor, episode, config.objective).mean()
         losses.append(loss.detach())
         for parameter, anchor in zip(predictor.parameters(), anchors, strict=bool(anchors)):
             loss = loss + 0.5 * proximal_mu * (parameter - anchor).square().sum()
@@ -93,5 +104,5 @@ def train_client(
     return LocalUpdate(
         parameters={n: p.detach().cpu().clone() for n, p in predictor.named_parameters()},
         loss=float(torch.stack(losses).mean()),
-        num_examples=len(data.fit),
+        num_examples=len(data.trainable),
     )

@@ -15,7 +15,8 @@ def load_table(data: DataConfig, seed: int) -> Survey:
     """Load `data.path`: columns `group, question, option` and `share` or `count`.
 
     An optional column `question_id` tells apart questions with the same text. An option that a
-    group has no row for counts as chosen by nobody.
+    group has no row for counts as chosen by nobody; without `question_id` some group must have rows
+    for all options of a question, since it might be two questions otherwise.
 
     Raises:
         SurveyError: the file or a row is malformed.
@@ -29,7 +30,10 @@ def survey_from_frame(frame: pd.DataFrame, where: str) -> Survey:
         raise SurveyError(f"{where} has both columns `share` and `count`. Expected one of them.")
     value = "count" if "count" in frame else "share"
     require_columns(frame, ("group", "question", "option", value), where)
+    has_ids = "question_id" in frame
     frame = _clean(frame, value, where)
+    if not has_ids:
+        _require_one_option_list(frame, where)
     questions, positions = _questions(frame)
     return build_survey(questions, _answers(frame, value, questions, positions))
 
@@ -69,6 +73,20 @@ def _clean(frame: pd.DataFrame, value: str, where: str) -> pd.DataFrame:
             "different question texts. Expected one."
         )
     return frame
+
+
+def _require_one_option_list(frame: pd.DataFrame, where: str) -> None:
+    """The same text with other options is another question."""
+    listed = frame.groupby(["question", "group"], sort=False)["option"].nunique()
+    most = listed.groupby("question", sort=False).max()
+    union = frame.groupby("question", sort=False)["option"].nunique()
+    mixed = union.index[union > most]
+    if len(mixed):
+        raise SurveyError(
+            f"{where}: groups answer the question {mixed[0]!r} with different options, "
+            f"{union[mixed[0]]} in all, and no group has them all. Tell the questions apart in a "
+            "column question_id, or give every group a row for every option."
+        )
 
 
 def _questions(frame: pd.DataFrame) -> tuple[list[Question], dict[str, int]]:

@@ -21,6 +21,8 @@ from task.predictor import PreferencePredictor
 from tests.server_app.in_process_grid import Fault, InProcessGrid, only, raises, silent, tiny_config
 
 SCORE_KEYS = {
+    "seen_questions",
+    "new_questions",
     "alignment_score",
     "alignment_score_seen_questions",
     "alignment_score_new_questions",
@@ -105,7 +107,10 @@ def test_the_summary_holds_scores_by_role_and_method_and_by_group(project: Path)
     config = tiny_config()
     run_app(config, project / "run")
     summary = read(project / "run" / "summary.json")
-    assert set(summary) == {"held_out", "train", "groups", "round", "best_round"}
+    best = {"best", "best_round"}
+    assert set(summary) == {"held_out", "train", "groups", "missing_groups", "round", *best}
+    assert summary["missing_groups"] == []
+    assert set(summary["best"]) == {"held_out", "train"}
     for role in ("held_out", "train"):
         assert set(summary[role]) == {"model", "uniform", "population_mean"}
         assert all(set(entry) == SCORE_KEYS for entry in summary[role].values())
@@ -204,7 +209,9 @@ def test_a_run_that_fails_says_why_and_keeps_the_predictor_so_far(project: Path)
     one_round = tiny_config(train__num_rounds=1, train__schedule="constant")
     run_app(one_round, project / "one")
     assert identical(parameters(project / "failed"), parameters(project / "one"))
-    assert not (project / "failed" / "summary.json").exists()
+    kept = read(project / "failed" / "summary.json")
+    assert kept["round"] == 1
+    assert kept["groups"] == read(project / "one" / "summary.json")["groups"]
 
 
 def test_a_failing_client_is_named_in_the_metrics_and_on_screen(

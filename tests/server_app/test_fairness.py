@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from server_app.fairness import fairness_of, group_table, number, summarise
+from server_app.fairness import group_table, number, summarise
 from task.metrics import GroupScores, Mean
 
 ROLES = {"A": "train", "B": "held-out", "C": "held-out"}
@@ -15,7 +15,12 @@ SCORES = {
 
 def test_a_role_is_summed_up_over_its_own_groups() -> None:
     # B scores 0.8 and C 0.4: mean 0.6, standard deviation 0.2, CoV 1/3, FI 1 / (1 + 1/9)
-    assert summarise(SCORES, ROLES, "held-out") == {
+    summary = summarise(SCORES, ROLES, "held-out")
+    new = summary.pop("new_questions")  # B scores 1.0 and C 0.4
+    assert (new["alignment_score"], new["worst_group_name"]) == (pytest.approx(0.7), "C")
+    assert new["cov"] == pytest.approx(0.3 / 0.7)
+    assert summary.pop("seen_questions")["gap"] == 0  # B alone has them
+    assert summary == {
         "alignment_score": pytest.approx(0.6),
         "alignment_score_seen_questions": pytest.approx(0.5),  # B's alone: C has none
         "alignment_score_new_questions": pytest.approx(0.7),
@@ -31,13 +36,13 @@ def test_a_split_without_questions_is_none() -> None:
     summary = summarise(SCORES, ROLES, "train")
     assert summary["alignment_score"] == summary["alignment_score_seen_questions"] == 0.9
     assert summary["alignment_score_new_questions"] is None
+    assert summary["new_questions"] == {}
     assert (summary["gap"], summary["cov"], summary["fairness_index"]) == (0, 0, 1)
 
 
 def test_a_role_without_groups_is_none() -> None:
     alone = {"A": SCORES["A"]}
     assert summarise(alone, ROLES, "held-out") is None
-    assert fairness_of(alone, ROLES, "held-out") is None
 
 
 def test_the_group_table_puts_baselines_beside_the_model_in_name_order() -> None:

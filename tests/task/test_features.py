@@ -51,14 +51,14 @@ def test_a_constant_feature_gets_deviation_one(value):
 
 def test_a_training_groups_held_back_questions_are_disjoint_from_the_others_and_cover_them():
     data = group_data(*survey_and_features(), "A", "train", DataConfig(), seed=0)
-    assert sorted([*data.fit, *data.held_back]) == list(range(20))
+    assert sorted([*data.trainable, *data.held_back]) == list(range(20))
     assert len(data.held_back) == 2
 
 
 def test_a_held_out_group_holds_nothing_back():
     data = group_data(*survey_and_features(), "A", "held-out", DataConfig(), seed=0)
     assert len(data.held_back) == 0
-    assert data.fit.tolist() == list(range(20))
+    assert data.trainable.tolist() == list(range(20))
 
 
 def test_held_back_questions_follow_the_seed_and_differ_between_groups():

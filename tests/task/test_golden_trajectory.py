@@ -24,19 +24,19 @@ SETTINGS = {
     "predictor.feedforward-width": 32,
     "train.num-rounds": 4,
     "train.local-steps": 3,
-    "train.learning-rate": 0.005,
+    "train.learning-rate": 0.001,
     "evaluation.num-context": 10,
     "evaluation.num-draws": 2,
 }
-GOLDEN_LOSSES = [1.41401, 1.4342, 1.3252, 1.40153]
+GOLDEN_LOSSES = [1.40062, 1.40452, 1.37732, 1.35922]
 GOLDEN_SCORES = {
-    "Northern engineers": 0.65643,
-    "Northern farmers": 0.66767,
-    "Northern nurses": 0.73471,
-    "Northern students": 0.74841,
-    "Northern teachers": 0.77282,
+    "Northern engineers": 0.73277,
+    "Northern farmers": 0.58715,
+    "Northern nurses": 0.64537,
+    "Northern students": 0.77844,
+    "Northern teachers": 0.77305,
 }
-TOLERANCE = 1e-3  # other processors sum in another order, and Adam magnifies that
+TOLERANCE = 3e-3  # other processors sum in another order, and Adam magnifies that
 
 
 def test_losses_and_scores_follow_the_golden_trajectory() -> None:

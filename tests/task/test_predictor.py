@@ -66,9 +66,9 @@ def test_a_gpo_checkpoint_predicts_what_gpo_predicts(reference):
     torch.testing.assert_close(std, expected_std, rtol=1e-5, atol=1e-5)
 
 
-def test_the_default_predictor_has_the_papers_parameters_but_key_and_value_biases():
+def test_the_default_predictor_has_the_papers_parameters_but_biases_that_change_nothing():
     predictor = PreferencePredictor(feature_dimension=4096)
-    biases = 6 * 2 * 128  # layers, key and value, width
+    biases = 6 * 2 * 128 + 1  # layers, key and value, width; one that all means share
     assert sum(p.numel() for p in predictor.parameters()) == 1_188_354 - biases
 
 

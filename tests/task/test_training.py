@@ -9,7 +9,7 @@ from task.config import TrainConfig
 from task.episodes import Split, make_episode, sample_split
 from task.predictor import PreferencePredictor
 from task.seeding import generator
-from task.training import objective_loss, train_client
+from task.training import episode_losses, train_client
 from tests.task.examples import (
     SHORT_EPISODES,
     SMALL,
@@ -50,17 +50,18 @@ def test_the_loss_equals_a_slow_loop_over_questions(objective):
         (make_group([2, 3, 5, 4], seed=1), Split(np.array([3]), np.array([2, 0, 1]))),
         (make_group([4, 2, 2], seed=2), Split(np.array([1, 0]), np.array([2]))),
     ]
-    loss = objective_loss(predictor, make_episode(parts), objective).item()
-    per_question, per_option = [], []
+    loss = episode_losses(predictor, make_episode(parts), objective).mean().item()
+    per_episode = []
     for data, split in parts:
+        per_question, per_option = [], []
         for question in split.target:
             p, log_std = predict_one(predictor, data, split.context, question)
             y = question_tensors(data, question)[1].numpy()
             per_question.append(-(y * np.log(p)).sum())
             density = np.exp(-0.5 * ((y - p) / np.exp(log_std)) ** 2) / np.exp(log_std)
             per_option.extend(-np.log(density / math.sqrt(2 * math.pi)))
-    expected = np.mean(per_question if objective == "categorical" else per_option)
-    assert loss == pytest.approx(expected, rel=1e-5)
+        per_episode.append(np.mean(per_question if objective == "categorical" else per_option))
+    assert loss == pytest.approx(np.mean(per_episode), rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["categorical", "gaussian"])
@@ -72,7 +73,7 @@ def test_padding_and_shares_of_zero_leave_gradients_finite(objective):
         (small, Split(np.array([0]), np.array([1]))),
         (large, Split(np.array([2]), np.array([0, 1]))),
     ]
-    objective_loss(predictor, make_episode(parts), objective).backward()
+    episode_losses(predictor, make_episode(parts), objective).mean().backward()
     gradients = torch.cat([p.grad.flatten() for p in predictor.parameters() if p.grad is not None])
     assert gradients.isfinite().all()
     assert gradients.abs().max() > 0
@@ -93,7 +94,7 @@ def test_training_equals_a_plain_adamw_loop(objective):
     losses = []
     for rate in rates:
         episode = make_episode([(DATA, sample_split(DATA, config, random)) for _ in range(2)])
-        loss = objective_loss(predictor, episode, objective)
+        loss = episode_losses(predictor, episode, objective).mean()
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
@@ -163,7 +164,7 @@ def test_the_proximal_term_equals_its_formula():
     optimizer = torch.optim.AdamW(predictor.parameters(), lr=0.01, weight_decay=0)
     for _ in range(3):
         episode = make_episode([(DATA, sample_split(DATA, SHORT_EPISODES, random))])
-        loss = objective_loss(predictor, episode, "categorical")
+        loss = episode_losses(predictor, episode, "categorical").mean()
         apart = sum((p - parameters[n]).square().sum() for n, p in predictor.named_parameters())
         optimizer.zero_grad()
         (loss + 0.7 / 2 * apart).backward()

@@ -50,7 +50,19 @@ def test_every_file_format_gives_the_same_survey(tmp_path, suffix):
 
 def test_an_option_without_a_row_counts_as_chosen_by_nobody():
     survey = survey_from_frame(frame(), "x")
-    assert survey.answers["B"].distribution(0).tolist() == [0.0, 1.0]
+    (tea,) = (i for i, q in enumerate(survey.questions) if q.text == "Tea?")
+    answers = survey.answers["B"]
+    index = answers.questions.tolist().index(tea)
+    assert answers.distribution(index).tolist() == [0.0, 1.0]
+
+
+def test_one_text_with_different_options_is_told_apart_by_an_id():
+    rows = [("A", "Tea?", "yes", 1.0), ("B", "Tea?", "often", 0.5), ("B", "Tea?", "never", 0.5)]
+    with pytest.raises(SurveyError, match=r"'Tea\?' with different options.*question_id"):
+        survey_from_frame(frame(rows), "x")
+    told_apart = frame(rows).assign(question_id=["1", "2", "2"])
+    survey = survey_from_frame(told_apart, "x")
+    assert [len(question.options) for question in survey.questions] == [1, 2]
 
 
 def test_counts_are_normalised_per_group_and_question():
@@ -139,7 +151,7 @@ def test_a_repeated_row_is_an_error_that_names_it():
 
 def test_shares_that_do_not_sum_to_one_are_an_error():
     with pytest.raises(SurveyError, match=r"Group 'A', question 'Tea\?': shares sum to 0\.25"):
-        survey_from_frame(frame([("A", "Tea?", "yes", 0.25), ("B", "Tea?", "no", 1.0)]), "x")
+        survey_from_frame(frame([("A", "Tea?", "yes", 0.25), ("A", "Tea?", "no", 0.0)]), "x")
 
 
 def test_percentages_are_an_error_that_points_to_counts():
