@@ -102,16 +102,24 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, home: Path) -> N
 def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
     """End the SuperLink and all it started: executors, the simulation, Ray.
 
-    They are found by their FLWR_HOME, which is theirs alone: some detach themselves, and none is a
-    child any more if the SuperLink has died.
+    They are found by their FLWR_HOME, which is theirs alone (some detach themselves, and none is a
+    child any more if the SuperLink has died), and below those (Ray's overwrite their environment).
     """
-    family = [other for other in psutil.process_iter() if _flwr_home(other) == str(home)]
+    members = [other for other in psutil.process_iter() if _flwr_home(other) == str(home)]
+    family = {process for member in members for process in (member, *_descendants(member))}
     for member in family:
         _signal(member.terminate)
     _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
     for member in alive:
         _signal(member.kill)
     process.wait()
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _flwr_home(process: psutil.Process) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -158,3 +159,17 @@ def test_a_bare_flwr_run_gives_the_same_predictor_bit_for_bit(
     assert theirs.keys() == ours.keys()
     for name, tensor in theirs.items():
         assert torch.equal(tensor, ours[name]), name
+
+
+def test_a_terminated_command_takes_all_it_started_with_it(tmp_path: Path) -> None:
+    tiny = [f"{key}={value}" for key, value in SETTINGS.items()]
+    process = start(["pluralllm", "run", *tiny, "train.num-rounds=500"], tmp_path)
+    for line in process.stdout:
+        if line.startswith("round "):
+            break
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("flower-superlink" in " ".join(member.cmdline()) for member in family)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []

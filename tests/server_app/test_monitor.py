@@ -214,3 +214,34 @@ def test_questions_are_seen_when_another_training_group_was_asked_them(tmp_path:
         others = [keys[g] for g, role in roles.items() if role == "train" and g != group]
         assert keys[group] & set(sent) == keys[group] & set().union(*others)
         assert keys[group] - set(sent)  # some are new
+
+
+def test_means_over_fewer_training_groups_never_become_the_best(tmp_path: Path) -> None:
+    def worst_group_fails_later(
+        message: Message, answer: Callable[[Message], Message]
+    ) -> Message | None:
+        if group_and_round(message) == (FAULTY, 1):
+            return raises(message, answer)
+        return scripted([0.5, 0.9], [0.5, 0.5])(message, answer)
+
+    run = Run(tmp_path, tiny_config(train__num_rounds=1), worst_group_fails_later)
+    for server_round in range(2):
+        run.observe(server_round, value=server_round / 8)
+    run.monitor.finish()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["round"], summary["best_round"]) == (1, 0)
+    assert summary["missing_groups"] == [FAULTY]
+    assert summary["best"]["train"]["alignment_score"] == pytest.approx(0.5)
+
+
+def test_megabytes_cover_the_evaluation_too(tmp_path: Path) -> None:
+    run = Run(tmp_path, tiny_config())
+    run.observe(0)
+    (line,) = run.lines()
+    sent = sum(
+        len(array.data)
+        for message in run.grid.messages("evaluate")
+        for record in message.content.array_records.values()
+        for array in record.values()
+    )
+    assert line["megabytes_down"] == pytest.approx(sent / 1e6) != 0

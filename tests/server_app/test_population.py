@@ -394,3 +394,27 @@ def test_a_message_that_the_runtime_refuses_stops_the_run() -> None:
     config = tiny_config()
     with pytest.raises(RoundError, match="Northern nurses: the runtime did not accept"):
         train_federated(Refusing(config), config)
+
+
+@pytest.mark.parametrize("says_none", [True, False], ids=["None in place", "left out"])
+def test_a_message_that_is_not_accepted_costs_that_client_alone(says_none: bool) -> None:
+    """Flower's HTTP grid returns None in place of an id, its simulation leaves the id out."""
+
+    class Refusing(InProcessGrid):
+        def push_messages(self, messages: Any) -> list[Any]:
+            ids = []
+            for message in messages:
+                briefing = message.content.config_records.get(records.BRIEFING, {})
+                if briefing.get(records.GROUP) == "Northern nurses":
+                    ids += [None] if says_none else []
+                else:
+                    (message_id,) = super().push_messages([message])
+                    message.metadata.__dict__["_message_id"] = message_id
+                    ids.append(message_id)
+            return ids
+
+    config = tiny_config()
+    grid = Refusing(config)
+    train_federated(grid, config)
+    trained = {group_and_round(message)[0] for message in grid.messages("train")}
+    assert trained == set(TRAIN_GROUPS) - {"Northern nurses"}

@@ -5,8 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from server_app.run_directory import RunDirectory, load_predictor, require_unused
+from server_app.run_directory import (
+    RunDirectory,
+    load_predictor,
+    recorded_failure,
+    require_unused,
+)
 from task.config import RunConfig, flatten, read_toml
 from task.errors import RunDirectoryError
 from task.predictor import PreferencePredictor
@@ -150,3 +156,29 @@ def test_groups_are_a_parquet_table_with_a_row_each(tmp_path: Path) -> None:
     assert frame["group"].tolist() == ["Spain", "Japan"]
     assert frame["alignment_score"].tolist() == [0.5, 0.75]
     assert frame["uniform"].isna().tolist() == [True, False]
+
+
+def test_a_predictor_with_other_parameters_does_not_load(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path, tiny_config())
+    directory.write_predictor("best", predictor_with(0.25))
+    file = tmp_path / "predictor-best" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["head.0.renamed"] = tensors.pop("head.0.weight")
+    save_file(tensors, file)
+    with pytest.raises(RuntimeError, match=r"head\.0\.weight"):
+        load_predictor(tmp_path)
+
+
+def test_a_run_that_failed_before_it_saved_anything_may_be_repeated_in_place(
+    tmp_path: Path,
+) -> None:
+    directory = RunDirectory.create(tmp_path, tiny_config())
+    with pytest.raises(RunDirectoryError, match="holds a run"):
+        RunDirectory.create(tmp_path, tiny_config())
+    with pytest.raises(ValueError, match="no nodes"), directory.recording_status():
+        raise ValueError("no nodes")
+    assert recorded_failure(tmp_path) == "no nodes"
+    RunDirectory.create(tmp_path, tiny_config())
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(RunDirectoryError, match="holds a run"):
+        RunDirectory.create(tmp_path, tiny_config())

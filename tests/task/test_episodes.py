@@ -108,3 +108,12 @@ def test_a_small_group_keeps_at_least_one_target(available):
         assert len(split.context) >= 1
         assert len(split.target) >= 1
         assert len(split.context) + len(split.target) <= available
+
+
+def test_the_context_leaves_the_fewest_targets_that_are_configured():
+    data = make_group([2] * 30)
+    config = TrainConfig(min_context=10, max_context=100, min_target=8, max_target=8)
+    random = np.random.default_rng(0)
+    splits = [sample_split(data, config, random) for _ in range(50)]
+    assert {len(split.target) for split in splits} == {8}
+    assert max(len(split.context) for split in splits) == 22

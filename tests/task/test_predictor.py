@@ -249,3 +249,16 @@ def test_opacus_per_sample_gradients_equal_a_loop():
     for name, parameter in predictor.named_parameters():
         loop = torch.stack([gradients[name] for gradients in expected])
         torch.testing.assert_close(parameter.grad_sample, loop, rtol=1e-4, atol=1e-4)
+
+
+def test_set_parameters_takes_exactly_the_predictors_parameters():
+    predictor = PreferencePredictor(feature_dimension=3, width=8, num_layers=1)
+    parameters = {name: torch.ones_like(p) for name, p in predictor.named_parameters()}
+    predictor.set_parameters(parameters)
+    assert all((p == 1).all() for p in predictor.parameters())
+    missing = {name: p for name, p in parameters.items() if name != "mean.weight"}
+    for wrong in (missing, parameters | {"more": torch.ones(1)}):
+        with pytest.raises(ValueError, match=r"mean\.weight|more"):
+            predictor.set_parameters(wrong)
+    with pytest.raises(ValueError, match=r"mean\.weight"):
+        predictor.set_parameters(parameters | {"mean.weight": torch.ones(2)})

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from server_app.replies import fault_of
+from task import records
+
+PAIR = [1.5, 2.0]
+SCORES = {records.SCORES_ALL: PAIR, records.SCORES_SEEN: [0.0, 0.0], records.SCORES_NEW: PAIR}
+TRAINED = {records.NUM_EXAMPLES: 3, records.LOSS: 1.25}
+WEIGHTS = np.ones((2, 3), dtype=np.float32)
+
+
+def message(kind: str) -> Message:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    arrays = ArrayRecord({"w": Array(WEIGHTS)})
+    return Message(RecordDict({records.ARRAYS: arrays}), dst_node_id=1, message_type=kind)
+
+
+def trained(array: Array, **metrics: object) -> RecordDict:
+    return RecordDict(
+        {
+            records.ARRAYS: ArrayRecord({"w": array}),
+            records.METRICS: MetricRecord(TRAINED | metrics),
+        }
+    )
+
+
+def test_replies_as_the_client_app_sends_them_have_no_fault() -> None:
+    evaluated = RecordDict({records.METRICS: MetricRecord(SCORES)})
+    assert fault_of(message("evaluate"), evaluated) is None
+    assert fault_of(message("train"), trained(Array(WEIGHTS))) is None
+
+
+@pytest.mark.parametrize(
+    "pair", [[0.0, 0.0], [500.0, 1.0], [-0.1, 1.0], [1.0], 0.5, [float("nan"), 1.0]]
+)
+def test_scores_that_are_no_sum_of_scores_are_a_fault(pair: object) -> None:
+    reply = RecordDict({records.METRICS: MetricRecord(SCORES | {records.SCORES_ALL: pair})})
+    assert records.SCORES_ALL in fault_of(message("evaluate"), reply)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [(records.LOSS, [1.0, 2.0]), (records.NUM_EXAMPLES, 0), (records.NUM_EXAMPLES, [3])],
+)
+def test_train_metrics_of_another_form_are_a_fault(metric: str, value: object) -> None:
+    assert metric in fault_of(message("train"), trained(Array(WEIGHTS), **{metric: value}))
+
+
+@pytest.mark.parametrize("data", [b"", b"no array", b"\x93NUMPY"])
+def test_parameters_that_cannot_be_read_are_a_fault(data: bytes) -> None:
+    good = Array(WEIGHTS)
+    garbled = Array(good.dtype, good.shape, good.stype, data)
+    assert "cannot be read" in fault_of(message("train"), trained(garbled))
+
+
+def test_parameters_that_are_no_floats_are_a_fault() -> None:
+    assert "expected floats" in fault_of(message("train"), trained(Array(np.array([["a"]]))))
