@@ -48,7 +48,10 @@ def run(
         command = ["flwr", "run", str(_app_folder()), CONNECTION, "--stream"]
         command += ["--run-config", str(file)]
         command += ["--federation-config", resources.federation_config()]
-        started = subprocess.run(command, env=superlink.environment, check=False)
+        # `flwr` takes a folder of the connection's name in the current one for an app.
+        started = subprocess.run(
+            command, env=superlink.environment, cwd=superlink.home, check=False
+        )
         status = _status(superlink) if started.returncode == 0 else "not started"
     if status != "finished:completed":
         reason = recorded_failure(Path(config.run.directory))
@@ -86,6 +89,7 @@ def _status(superlink: LocalSuperLink) -> str:
         listed = subprocess.run(
             ["flwr", "ls", CONNECTION, "--format", "json"],
             env=superlink.environment,
+            cwd=superlink.home,
             capture_output=True,
             text=True,
             check=False,

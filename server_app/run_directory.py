@@ -1,9 +1,9 @@
 """The run directory: everything a run leaves, each file written whole or not at all."""
 
+import io
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
@@ -88,6 +88,8 @@ class RunDirectory:
 
         def save(folder: Path) -> None:
             predictor.save_pretrained(folder)
+            # huggingface_hub adds an empty card that says the model had been pushed to the hub.
+            (folder / "README.md").unlink(missing_ok=True)
 
         self._write(f"predictor-{name}", save)
 
@@ -138,7 +140,7 @@ def load_predictor(path: Path, which: str = "best") -> PreferencePredictor:
             f"{path} holds no predictor: expected {folder / 'model.safetensors'}. Give a run "
             "directory that has finished an evaluation, or a saved predictor's folder."
         )
-    with redirect_stdout(sys.stderr):  # huggingface_hub prints what it does
+    with redirect_stdout(io.StringIO()):  # huggingface_hub prints what it does
         predictor: PreferencePredictor = PreferencePredictor.from_pretrained(folder, strict=True)
     return predictor
 

@@ -61,7 +61,7 @@ def print_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print the macro means and fairness indices per role."""
+    """Print the macro means and fairness indices per role, and whether a baseline is ahead."""
     titles = [" " * 24, *_SCORE_TITLES, " worst", "   CoV", "    FI"]
     widths = [len(title) for title in titles]
     print()
@@ -72,6 +72,15 @@ def print_summary(summary: Mapping[str, Any]) -> None:
                 label = f"{role.replace('_', '-')} {name.replace('_', ' ')}"
                 keys = (*_SCORE_KEYS, "worst_group", "cov", "fairness_index")
                 _print_cells([label.ljust(widths[0]), *(_number(entry[k]) for k in keys)], widths)
+    reported = summary["held_out"] if summary["held_out"]["model"] else summary["train"]
+    for name in ("uniform", "population_mean"):
+        baseline = reported.get(name)
+        if baseline and reported["model"]["alignment_score"] < baseline["alignment_score"]:
+            print(
+                f"\nThe predictor is below the {name.replace('_', ' ')} baseline. More training "
+                "groups, more questions or more rounds may help.",
+                flush=True,
+            )
 
 
 _SCORE_TITLES = ("    AS", "seen q.", " new q.")

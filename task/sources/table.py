@@ -49,21 +49,21 @@ def _clean(frame: pd.DataFrame, value: str, where: str) -> pd.DataFrame:
         blank = frame.index[missing | (frame[column] == "")]
         if len(blank):
             raise SurveyError(
-                f"{where}, row {blank[0] + 1}: column `{column}` is empty. Expected a text."
+                f"{where}, data row {blank[0] + 1}: column `{column}` is empty. Expected a text."
             )
     numbers = pd.to_numeric(frame[value], errors="coerce")
     wrong = frame.index[~np.isfinite(numbers) | (numbers < 0)]
     if len(wrong):
         raise SurveyError(
-            f"{where}, row {wrong[0] + 1}: {value} = {frame[value][wrong[0]]!r}. Expected a number "
-            ">= 0."
+            f"{where}, data row {wrong[0] + 1}: {value} = {frame[value][wrong[0]]!r}. Expected a "
+            "number >= 0."
         )
     frame[value] = numbers
     duplicated = frame.index[frame.duplicated(["group", "question_id", "option"])]
     if len(duplicated):
         row = frame.loc[duplicated[0]]
         raise SurveyError(
-            f"{where}, row {duplicated[0] + 1}: group {row['group']!r}, question "
+            f"{where}, data row {duplicated[0] + 1}: group {row['group']!r}, question "
             f"{row['question']!r}, option {row['option']!r} occurs twice. Expected one row each."
         )
     texts = frame.groupby("question_id", sort=False)["question"].nunique()

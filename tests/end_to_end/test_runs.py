@@ -65,7 +65,8 @@ def pluralllm_run(folder: Path, *settings: str) -> tuple[int, list[str], set[psu
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[str], set]:
     """One `pluralllm run`, looked at by several tests."""
-    folder = tmp_path_factory.mktemp("pluralllm")
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "pluralllm").mkdir()  # as beside a clone; `flwr` might take it for an app
     return folder / "mine", *pluralllm_run(folder, "run.directory=mine")
 
 

@@ -114,3 +114,10 @@ def test_rows_end_where_their_header_ends(capsys, has_held_out: bool) -> None:
     assert len({len(row) for row in rows(capsys)}) == 1
     print_summary({"held_out": {"model": ROLE}, "train": {"population_mean": ROLE}})
     assert len({len(row) for row in rows(capsys)}) == 1
+
+
+def test_a_predictor_below_a_baseline_is_said_to_be(capsys) -> None:
+    models = {"model": ROLE, "uniform": {**ROLE, "alignment_score": 0.7}, "population_mean": ROLE}
+    print_summary({"held_out": models, "train": models})
+    (said,) = [line for line in rows(capsys) if line.startswith("The predictor")]
+    assert "below the uniform baseline" in said

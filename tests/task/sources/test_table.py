@@ -128,7 +128,9 @@ def test_both_shares_and_counts_are_an_error():
 @pytest.mark.parametrize("column", ["share", "count"])
 def test_a_value_that_is_no_share_is_an_error_that_names_the_row(column, value):
     rows = [*ROWS, ("C", "Tea?", "yes", value)]
-    with pytest.raises(SurveyError, match=rf"survey\.csv, row 6: {column} = .*Expected a number"):
+    with pytest.raises(
+        SurveyError, match=rf"survey\.csv, data row 6: {column} = .*Expected a number"
+    ):
         survey_from_frame(frame(rows, column).astype({column: object}), "survey.csv")
 
 
@@ -138,13 +140,13 @@ def test_an_empty_text_is_an_error_that_names_row_and_column(position, value):
     row = ["C", "Tea?", "yes", 1.0]
     row[position] = value
     column = ["group", "question", "option"][position]
-    with pytest.raises(SurveyError, match=rf"survey\.csv, row 6: column `{column}` is empty"):
+    with pytest.raises(SurveyError, match=rf"survey\.csv, data row 6: column `{column}` is empty"):
         survey_from_frame(frame([*ROWS, tuple(row)]), "survey.csv")
 
 
 def test_a_repeated_row_is_an_error_that_names_it():
     with pytest.raises(
-        SurveyError, match=r"row 6: group 'A', question 'Tea\?', option 'yes' occurs twice"
+        SurveyError, match=r"data row 6: group 'A', question 'Tea\?', option 'yes' occurs twice"
     ):
         survey_from_frame(frame([*ROWS, ("A", "Tea?", " yes", 0.1)]), "survey.csv")
 
