@@ -8,7 +8,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client_app.mods import report_errors
+from client_app.mods import compress_update, report_errors
 from task import records
 from task.config import PredictorSettings, RunConfig
 from task.errors import PopulationError
@@ -18,7 +18,11 @@ from task.paths import project_folder
 from task.predictor import PreferencePredictor
 from task.training import train_client
 
-app = ClientApp(mods=[report_errors])
+app = ClientApp(mods=[report_errors, compress_update])
+
+# `train` and `evaluate` do no more than call `task`, so the cohort engine may compute many clients
+# at once without calling them. Set this to False when you change one of them or add a mod.
+STACKABLE = True
 
 
 @app.query("describe")

@@ -2,11 +2,21 @@
 
 import traceback
 
-from flwr.app import Context, Error, Message
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
+from task import records
+from task.aggregation import clip_update
+from task.compression import compress, decompress
+from task.config import RunConfig
 from task.errors import UserError
+from task.parameters import Layout
+from task.seeding import generator
+
+RESIDUALS = "compression-residuals"  # ArrayRecord of the node's state: a vector per group
 
 
 def report_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -24,3 +34,39 @@ def report_errors(message: Message, context: Context, call_next: ClientAppCallab
         reason = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
         traceback.print_exc()
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def compress_update(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Send a compressed update instead of parameters, as `compression.*` says.
+
+    The update is clipped first, to the norm that the server will clip to: what is rounded is then
+    within the bound already, and the server's clipping has nothing but the rounding to correct.
+    `top-k` adds what earlier rounds left out (error feedback, arXiv 1809.07599, algorithm 1); the
+    rest is kept in the node's state.
+    """
+    reply = call_next(message, context)
+    config = RunConfig.from_flat(context.run_config)
+    is_train = message.metadata.message_type == MessageType.TRAIN
+    if config.compression.name == "none" or not is_train or reply.has_error():
+        return reply
+    sent = message.content.array_records[records.ARRAYS].to_torch_state_dict()
+    trained = reply.content.array_records[records.ARRAYS].to_torch_state_dict()
+    briefing = message.content.config_records[records.BRIEFING]
+    group = str(briefing[records.GROUP])
+    layout = Layout.of({name: tensor.shape for name, tensor in sent.items()})
+    start_P, values_P = layout.flatten(sent), layout.flatten(trained)
+    residuals = context.state.array_records.setdefault(RESIDUALS, ArrayRecord())
+    if config.compression.name == "top-k" and group in residuals:
+        values_P = values_P + torch.from_numpy(residuals[group].numpy())
+    if clipping_norm := float(briefing.get(records.CLIPPING_NORM, 0.0)):  # type: ignore[arg-type]
+        values_P = clip_update(start_P, values_P, clipping_norm)
+    update_P = (values_P - start_P).numpy()
+    server_round = int(briefing[records.ROUND])  # type: ignore[arg-type]
+    random = generator(config.run.seed, "stochastic rounding", server_round, group)
+    compressed = compress(update_P, config.compression, random)
+    if config.compression.name == "top-k":
+        residuals[group] = Array(update_P - decompress(compressed, layout.size))
+    arrays = ArrayRecord({key: Array(np.asarray(array)) for key, array in compressed.items()})
+    metrics = reply.content.metric_records[records.METRICS]
+    content = RecordDict({records.UPDATE: arrays, records.METRICS: metrics})
+    return Message(content, reply_to=message)

@@ -8,7 +8,7 @@ stranger's, become reproducible, role-aware and fault-tolerant without a line of
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from flwr.app import (
     ArrayRecord,
@@ -24,9 +24,18 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from server_app.arrays import num_bytes
 from server_app.discovery import Client
-from server_app.replies import fault_of, is_train
+from server_app.exchange import Average, Exchange, ReducingGrid
+from server_app.replies import (
+    ReplyFault,
+    SentParameters,
+    accept_metrics,
+    accept_train,
+    is_train,
+)
 from task import records
+from task.aggregation import Reduction
 from task.errors import RoundError
 from task.seeding import derive_seed, generator
 
@@ -36,26 +45,6 @@ AddedRecords = Callable[[Client, str, int], Mapping[str, Record]]
 
 POLL_SECONDS, POLL_SHARE, MAX_POLL_SECONDS = 0.02, 0.05, 3.0
 """Pause between looks for replies: short at first, then a share of the time waited so far."""
-
-
-@dataclass
-class Exchange:
-    """One `send_and_receive`: who answered, who failed and why, and what it cost.
-
-    Attributes:
-        sent: number of messages.
-        replies: valid replies by client, in id order.
-        failures: client name to the reason why it does not count.
-        bytes_down: array bytes sent to clients; `bytes_up` received from them.
-        seconds: wall-clock time.
-    """
-
-    sent: int = 0
-    replies: dict[Client, Message] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    bytes_down: int = 0
-    bytes_up: int = 0
-    seconds: float = 0.0
 
 
 class PopulationGrid(Grid):
@@ -68,6 +57,8 @@ class PopulationGrid(Grid):
         seed: the run's seed.
         clients_per_round: size of the cohort drawn each round, without replacement; 0: all.
         min_valid_fraction: smallest share of an exchange's messages that need a valid reply.
+        clipping_norm: L2 norm to which every client's update is clipped; 0: no clipping.
+        reduction: what the strategy wants instead of each client's parameters, if anything.
     """
 
     def __init__(
@@ -79,6 +70,8 @@ class PopulationGrid(Grid):
         seed: int,
         clients_per_round: int = 0,
         min_valid_fraction: float = 0.5,
+        clipping_norm: float = 0.0,
+        reduction: Reduction | None = None,
     ) -> None:
         self.clients = {client.id: client for client in clients}
         self.train_ids = sorted(c.id for c in clients if c.role == "train")
@@ -89,8 +82,13 @@ class PopulationGrid(Grid):
         self._seed = seed
         self._clients_per_round = clients_per_round
         self._min_valid_fraction = min_valid_fraction
+        self._clipping_norm = clipping_norm
+        self._reduction = replace(reduction, clipping_norm=clipping_norm) if reduction else None
+        self._sent: SentParameters | None = None  # parameters of the last message to train
         self._bytes_down = 0  # array bytes sent so far
+        self._bytes_up = 0  # array bytes of valid replies so far
         self._pending: dict[str, Message] = {}  # runtime's message id -> strategy's message
+        self._reduced: set[str] = set()  # ids of those whose replies come without parameters
 
     # -- Grid, as strategies use it ---------------------------------------------------------------
 
@@ -142,10 +140,13 @@ class PopulationGrid(Grid):
     ) -> Iterable[Message]:
         """Send messages to clients and return the valid replies in the order of client ids.
 
+        A strategy that asked for the mean of all replies gets that, as one reply.
+
         Raises:
             RoundError: too few clients sent a valid reply to messages to train, or none to others.
         """
-        return list(self.exchange(messages, timeout=timeout).replies.values())
+        exchange = self.exchange(messages, timeout=timeout)
+        return [exchange.average] if exchange.average else list(exchange.replies.values())
 
     # -- Beyond Grid ------------------------------------------------------------------------------
 
@@ -161,15 +162,19 @@ class PopulationGrid(Grid):
         if not batch:
             return exchange
         trains = any(is_train(message) for message in batch)
-        sent_before = self._bytes_down
+        average = None
+        if trains and self._reduction:
+            average = Average(self._reduction, self._sent_to(batch[0]))
+        reduced = bool(average) and isinstance(self._grid, ReducingGrid) and self._grid.reduces
+        down_before, up_before = self._bytes_down, self._bytes_up
         awaited: dict[str, Message] = {}
-        for message, message_id in zip(batch, self._push(batch), strict=True):
+        for message, message_id in zip(batch, self._push(batch, reduced=reduced), strict=True):
             if message_id is None:
                 name = self._client(message).name
                 exchange.failures[name] = "the runtime did not accept the message to it"
             else:
                 awaited[message_id] = message
-        exchange.bytes_down = self._bytes_down - sent_before
+        exchange.bytes_down = self._bytes_down - down_before
         received: dict[int, Message] = {}
         while awaited:
             replies = list(self.pull_messages(awaited))
@@ -179,8 +184,7 @@ class PopulationGrid(Grid):
                 if reply.has_error():
                     exchange.failures[client.name] = _reason(reply.error)
                 else:
-                    received[client.id] = reply
-                    exchange.bytes_up += _array_bytes(reply.content)
+                    received[client.id] = average.take(reply) if average and not reduced else reply
             if timeout is not None and time.monotonic() - started > timeout:
                 break
             if awaited and not replies:
@@ -190,6 +194,11 @@ class PopulationGrid(Grid):
             self._pending.pop(message_id, None)  # a late reply is ignored
             exchange.failures[self._client(message).name] = f"no reply within {timeout:.0f} s"
         exchange.replies = {self.clients[i]: received[i] for i in sorted(received)}
+        exchange.bytes_up = self._bytes_up - up_before
+        if average and received:
+            if reduced and isinstance(self._grid, ReducingGrid):
+                average.merge(self._grid.take_sum())
+            exchange.average = average.reply(exchange.replies.values())
         exchange.seconds = time.monotonic() - started
         if trains:
             self.last_train = exchange
@@ -209,12 +218,16 @@ class PopulationGrid(Grid):
     def _client(self, message: Message) -> Client:
         return self.clients[message.metadata.dst_node_id]
 
-    def _push(self, batch: Sequence[Message]) -> list[str | None]:
+    def _push(self, batch: Sequence[Message], *, reduced: bool = False) -> list[str | None]:
         """Send messages to their clients' nodes; return None for one that is not accepted."""
         if any(is_train(message) for message in batch):
             self.server_round = _stated_round(batch) or self.server_round + 1
-        addressed = [self._address(message) for message in batch]
-        accepted = list(self._grid.push_messages(addressed))
+        sizes: dict[int, int] = {}  # of records by identity: most clients are sent the same
+        addressed = [self._address(message, sizes) for message in batch]
+        if reduced and self._reduction and isinstance(self._grid, ReducingGrid):
+            accepted = list(self._grid.push_reduced(addressed, self._reduction))
+        else:
+            accepted = list(self._grid.push_messages(addressed))
         if len(accepted) < len(batch):  # Flower's simulation leaves out what it did not accept
             sent = {message.metadata.message_id for message in addressed} & set(accepted)
             ids = [m.metadata.message_id for m in addressed]
@@ -222,9 +235,11 @@ class PopulationGrid(Grid):
         for message, message_id in zip(batch, accepted, strict=True):
             if message_id:  # Flower's HTTP grid returns None for what was not accepted
                 self._pending[message_id] = message
+                if reduced:
+                    self._reduced.add(message_id)
         return [message_id or None for message_id in accepted]
 
-    def _address(self, message: Message) -> Message:
+    def _address(self, message: Message, sizes: dict[int, int]) -> Message:
         """Turn a strategy's message to a client into one to its node."""
         client = self._client(message)
         message_type = message.metadata.message_type
@@ -233,7 +248,10 @@ class PopulationGrid(Grid):
         content = RecordDict({**message.content})
         for name, record in self._added_records(client, message_type, self.server_round).items():
             content[name] = record
-        self._bytes_down += _array_bytes(content)
+        for arrays in content.array_records.values():
+            if id(arrays) not in sizes:
+                sizes[id(arrays)] = num_bytes(arrays)
+            self._bytes_down += sizes[id(arrays)]
         return Message(
             content,
             client.node_id,
@@ -265,9 +283,38 @@ class PopulationGrid(Grid):
         )
         if reply.has_error():
             return make_message(metadata, error=reply.error)
-        if fault := fault_of(message, reply.content):
-            return make_message(metadata, error=Error(ErrorCode.UNKNOWN, fault))
-        return make_message(metadata, reply.content)
+        try:
+            return make_message(metadata, self._accept(message, reply))
+        except ReplyFault as fault:
+            return make_message(metadata, error=Error(ErrorCode.UNKNOWN, str(fault)))
+
+    def _accept(self, message: Message, reply: Message) -> RecordDict:
+        """Return a reply as strategies see it, and count its bytes.
+
+        Raises:
+            ReplyFault: it must not be aggregated.
+        """
+        if not is_train(message):
+            accept_metrics(reply.content, train=False)
+            self._bytes_up += sum(map(num_bytes, reply.content.array_records.values()))
+            return reply.content
+        sent = self._sent_to(message)
+        if reply.metadata.reply_to_message_id in self._reduced:
+            # The grid has checked the parameters and clipped them: they are as many as were sent.
+            self._reduced.discard(reply.metadata.reply_to_message_id)
+            accept_metrics(reply.content, train=True)
+            self._bytes_up += sent.num_bytes
+            return reply.content
+        accepted = accept_train(reply.content, sent, self._clipping_norm)
+        self._bytes_up += sum(map(num_bytes, reply.content.array_records.values()))
+        return accepted
+
+    def _sent_to(self, message: Message) -> SentParameters:
+        """Return what a message to train carries; strategies send most clients the same."""
+        arrays = message.content.array_records[records.ARRAYS]
+        if self._sent is None or self._sent.arrays is not arrays:
+            self._sent = SentParameters(arrays)
+        return self._sent
 
 
 def _stated_round(batch: Sequence[Message]) -> int | None:
@@ -277,12 +324,6 @@ def _stated_round(batch: Sequence[Message]) -> int | None:
         if isinstance(stated := config.get(records.SERVER_ROUND), int):
             return stated
     return None
-
-
-def _array_bytes(content: RecordDict) -> int:
-    return sum(
-        len(array.data) for record in content.array_records.values() for array in record.values()
-    )
 
 
 def _reason(error: Error) -> str:

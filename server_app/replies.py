@@ -1,12 +1,40 @@
-"""Checking a client's reply before any strategy sees it."""
+"""Accepting a client's reply: what comes in is decoded, checked and clipped here, or rejected."""
+
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-from flwr.app import Message, MessageType, RecordDict
+import torch
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
+from server_app.arrays import layout_of, num_bytes, to_arrays, to_vector
 from task import records
+from task.aggregation import clip_update
+from task.compression import decompress
+from task.parameters import Layout
 
 _TRAIN_METRICS = (records.NUM_EXAMPLES, records.LOSS)
 _EVALUATE_METRICS = (records.SCORES_ALL, records.SCORES_SEEN, records.SCORES_NEW)
+
+
+class ReplyFault(Exception):
+    """Why a reply must not be aggregated."""
+
+
+class SentParameters:
+    """Parameters that clients were sent, as a vector too; made once per round.
+
+    Attributes:
+        arrays: the record that was sent.
+        layout: where each parameter lies in the vector.
+        vector_P: the parameters.
+        num_bytes: size of the record on the wire.
+    """
+
+    def __init__(self, arrays: ArrayRecord) -> None:
+        self.arrays = arrays
+        self.layout: Layout = layout_of(arrays)
+        self.vector_P: torch.Tensor = to_vector(self.layout, arrays)
+        self.num_bytes: int = num_bytes(arrays)
 
 
 def is_train(message: Message) -> bool:
@@ -14,32 +42,74 @@ def is_train(message: Message) -> bool:
     return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
 
 
-def fault_of(message: Message, reply: RecordDict) -> str | None:
-    """Return why a reply must not be aggregated, None if it may.
+def accept_train(
+    reply: RecordDict, sent: SentParameters, clipping_norm: float = 0.0
+) -> RecordDict:
+    """Return a reply to `train` as strategies see it: decompressed, its update clipped.
 
     Args:
-        message: what was sent, with the parameters whose names and shapes must come back.
         reply: what the client sent back.
+        sent: what it was sent, with the parameters whose names and shapes must come back.
+        clipping_norm: L2 norm to clip its update to; 0: no clipping.
+
+    Raises:
+        ReplyFault: it must not be aggregated.
     """
-    if fault := _metrics_fault(reply, _TRAIN_METRICS if is_train(message) else _EVALUATE_METRICS):
-        return fault
-    return _parameters_fault(message.content, reply) if is_train(message) else None
+    accept_metrics(reply, train=True)
+    if set(reply.array_records) == {records.UPDATE}:
+        values_P = sent.vector_P + _decompressed(reply.array_records[records.UPDATE], sent)
+        if not values_P.isfinite().all():
+            raise ReplyFault("its compressed update is not finite")
+    else:
+        _require_parameters(reply, sent.arrays)
+        if not clipping_norm:
+            return reply
+        values_P = to_vector(sent.layout, reply.array_records[records.ARRAYS])
+    if clipping_norm:
+        values_P = clip_update(sent.vector_P, values_P, clipping_norm)
+    arrays = to_arrays(sent.layout, values_P)
+    return RecordDict(
+        {records.ARRAYS: arrays, records.METRICS: reply.metric_records[records.METRICS]}
+    )
 
 
-def _metrics_fault(reply: RecordDict, required: tuple[str, ...]) -> str | None:
+def accept_metrics(reply: RecordDict, *, train: bool) -> None:
+    """Check the metrics of a reply to `train` or `evaluate`.
+
+    Raises:
+        ReplyFault: it must not be aggregated.
+    """
+    required = _TRAIN_METRICS if train else _EVALUATE_METRICS
     if set(reply.metric_records) != {records.METRICS}:
-        return f"its metrics are in {sorted(reply.metric_records)}, expected {records.METRICS!r}"
+        raise ReplyFault(
+            f"its metrics are in {sorted(reply.metric_records)}, expected {records.METRICS!r}"
+        )
     metrics = reply.metric_records[records.METRICS]
     for key in required:
         if key not in metrics:
-            return f"its metrics lack {key!r}"
+            raise ReplyFault(f"its metrics lack {key!r}")
     for key, value in metrics.items():
         if not np.isfinite(value).all():
-            return f"{key} = {value} is not finite"
+            raise ReplyFault(f"{key} = {value} is not finite")
     for key in required:
         if expected := _expected(key, metrics[key]):
-            return f"{key} = {metrics[key]}, expected {expected}"
-    return None
+            raise ReplyFault(f"{key} = {metrics[key]}, expected {expected}")
+
+
+def mean_metrics(replies: Iterable[MetricRecord], weights: Iterable[float]) -> MetricRecord:
+    """Return metrics' weighted means, and the sum of their numbers of examples."""
+    total = 0.0
+    sums: dict[str, np.ndarray] = {}
+    examples: float = 0
+    for metrics, weight in zip(replies, weights, strict=True):
+        total += weight
+        examples += metrics[records.NUM_EXAMPLES]  # type: ignore[operator]
+        for key, value in metrics.items():
+            sums[key] = sums.get(key, np.zeros(())) + weight * np.asarray(value, dtype=float)
+    means: Mapping[str, float | list[float]] = {
+        key: (value / total).tolist() for key, value in sums.items()
+    }
+    return MetricRecord({**means, records.NUM_EXAMPLES: examples})
 
 
 def _expected(key: str, value: float | list[int] | list[float]) -> str | None:
@@ -55,24 +125,32 @@ def _expected(key: str, value: float | list[int] | list[float]) -> str | None:
     return None
 
 
-def _parameters_fault(sent: RecordDict, reply: RecordDict) -> str | None:
+def _decompressed(update: ArrayRecord, sent: SentParameters) -> torch.Tensor:
+    try:
+        compressed = {key: array.numpy() for key, array in update.items()}
+        return torch.from_numpy(decompress(compressed, sent.layout.size))
+    except (ValueError, EOFError, OSError) as error:
+        raise ReplyFault(f"its compressed update cannot be read: {error}") from error
+
+
+def _require_parameters(reply: RecordDict, expected: ArrayRecord) -> None:
     if set(reply.array_records) != {records.ARRAYS}:
-        return f"its arrays are in {sorted(reply.array_records)}, expected {records.ARRAYS!r}"
-    expected = sent.array_records[records.ARRAYS]
+        raise ReplyFault(
+            f"its arrays are in {sorted(reply.array_records)}, expected {records.ARRAYS!r}"
+        )
     returned = reply.array_records[records.ARRAYS]
     if set(returned) != set(expected):
-        return "its parameters do not carry the names of the model's"
+        raise ReplyFault("its parameters do not carry the names of the model's")
     for name, array in returned.items():
         try:
             values = array.numpy()
         except (ValueError, EOFError, OSError) as error:  # NumPy's reader's
-            return f"parameter {name} cannot be read: {error}"
+            raise ReplyFault(f"parameter {name} cannot be read: {error}") from error
         if values.dtype.kind != "f":
-            return f"parameter {name} is of type {values.dtype}, expected floats"
+            raise ReplyFault(f"parameter {name} is of type {values.dtype}, expected floats")
         if values.shape != tuple(expected[name].shape):
-            return (
+            raise ReplyFault(
                 f"parameter {name} has shape {values.shape}, expected {tuple(expected[name].shape)}"
             )
         if not np.isfinite(values).all():
-            return f"parameter {name} is not finite"
-    return None
+            raise ReplyFault(f"parameter {name} is not finite")

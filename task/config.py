@@ -22,6 +22,9 @@ SCHEDULES = ("constant", "cosine")
 TEXT_FORMATS = ("question-option", "alpaca")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+ENGINES = ("flower", "cohort")
+PRECISIONS = ("float32", "tf32", "bfloat16")
+COMPRESSIONS = ("none", "bfloat16", "int8", "top-k")
 
 
 def _setting(default: Scalar, help: str) -> Any:  # noqa: A002 (argparse's and typer's word)
@@ -324,12 +327,24 @@ class EvaluationConfig:
 class StrategyConfig:
     """`strategy.*`: the aggregation rule."""
 
-    name: str = _setting("fedavg", "Aggregation rule: `fedavg`, `fedprox` or `fedmedian`.")
+    name: str = _setting(
+        "fedavg", "Aggregation rule: `fedavg`, `fedprox`, `fedmedian` or `qfedavg`."
+    )
     proximal_mu: float = _setting(0.0, "`fedprox`: weight of the proximal term.")
+    q: float = _setting(
+        0.1, "`qfedavg`: how much more groups with a high loss count (0: all the same)."
+    )
+    clipping_norm: float = _setting(
+        0.0,
+        "Clip every client's update (all parameters together) to this L2 norm before any strategy "
+        "sees it. 0: no clipping.",
+    )
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "strategy.name", self.name, "the name of a strategy")
-        _require(self.proximal_mu >= 0, "strategy.proximal-mu", self.proximal_mu, "a number >= 0")
+        for name in ("proximal_mu", "q", "clipping_norm"):
+            value = getattr(self, name)
+            _require(value >= 0, f"strategy.{_dashed(name)}", value, "a number >= 0")
         if self.name == "fedprox":
             _require(
                 self.proximal_mu > 0,
@@ -337,6 +352,65 @@ class StrategyConfig:
                 self.proximal_mu,
                 "a number > 0 when strategy.name is 'fedprox'",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionConfig:
+    """`compression.*`: how clients compress the updates they send."""
+
+    name: str = _setting(
+        "none",
+        "`none`; `bfloat16` (2x smaller); `int8` (stochastic rounding, 3.9x); `top-k` (the largest "
+        "entries only, with error feedback).",
+    )
+    top_k_fraction: float = _setting(0.1, "`top-k`: share of the update's entries that are sent.")
+
+    def __post_init__(self) -> None:
+        _choice("compression.name", self.name, COMPRESSIONS)
+        _require(
+            0 < self.top_k_fraction <= 1,
+            "compression.top-k-fraction",
+            self.top_k_fraction,
+            "a number above 0 and at most 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """`engine.*`: what computes the clients."""
+
+    name: str = _setting(
+        "flower",
+        "`flower`: the nodes of the Flower federation (simulated or real). `cohort`: this process "
+        "simulates all clients at once, for the same results without Flower's cost per client.",
+    )
+    num_workers: int = _setting(
+        0,
+        "`cohort`: resident worker processes (Ray actors). 0: one per GPU, else one, which is the "
+        "server's own process, without Ray.",
+    )
+    num_threads: int = _setting(
+        0, "`cohort` on CPU: threads per worker, a core each. 0: the machine's cores over workers."
+    )
+    stack_size: int = _setting(
+        0,
+        "`cohort`: clients trained as one batched computation. 0: as many as pay and memory "
+        "allows; 1: one after another, bit for bit as the `flower` engine does.",
+    )
+    device: str = _setting("auto", "`cohort`: `auto` (CUDA if there is any), `cpu` or `cuda`.")
+    precision: str = _setting(
+        "float32",
+        "`cohort`: `float32`, `tf32` (float32 with TF32 matrix products) or `bfloat16` (autocast; "
+        "parameters stay float32).",
+    )
+
+    def __post_init__(self) -> None:
+        _choice("engine.name", self.name, ENGINES)
+        _choice("engine.device", self.device, ("auto", "cpu", "cuda"))
+        _choice("engine.precision", self.precision, PRECISIONS)
+        for name in ("num_workers", "num_threads", "stack_size"):
+            value = getattr(self, name)
+            _require(value >= 0, f"engine.{_dashed(name)}", value, "an integer >= 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +435,8 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     @classmethod

@@ -5,8 +5,10 @@ question, d feature dimensions. A mask is True where there is data; masks come f
 from values.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,19 +48,6 @@ class Episode:
     option_mask_BQO: torch.Tensor
     target_y_BQO: torch.Tensor
 
-    def to(self, device: torch.device) -> "Episode":
-        """Return the same episodes on another device."""
-        mask = self.context_mask_BC
-        return Episode(
-            context_x_BCd=self.context_x_BCd.to(device),
-            context_y_BC=self.context_y_BC.to(device),
-            context_mask_BC=None if mask is None else mask.to(device),
-            target_x_BTd=self.target_x_BTd.to(device),
-            option_index_BQO=self.option_index_BQO.to(device),
-            option_mask_BQO=self.option_mask_BQO.to(device),
-            target_y_BQO=self.target_y_BQO.to(device),
-        )
-
 
 def sample_split(data: GroupData, config: TrainConfig, random: np.random.Generator) -> Split:
     """Draw a training episode's questions (arXiv 2310.11523, algorithm 1).
@@ -76,48 +65,97 @@ def sample_split(data: GroupData, config: TrainConfig, random: np.random.Generat
     return Split(order[:context], order[context : context + target])
 
 
-def make_episode(parts: Sequence[tuple[GroupData, Split]]) -> Episode:
-    """Turn splits into padded tensors, one episode each."""
-    context = [_gather(data, split.context) for data, split in parts]
-    target = [_gather(data, split.target) for data, split in parts]
+def make_episode(
+    parts: Sequence[tuple[GroupData, Split]],
+    *,
+    features: torch.Tensor | None = None,
+    device: torch.device | str = "cpu",
+    multiple: int = 1,
+) -> Episode:
+    """Turn splits into padded tensors, one episode each.
+
+    Args:
+        parts: groups of one survey (they share one array of features) and their questions.
+        features: the survey's features on `device`; None: the groups' own, moved there.
+        device: where the tensors are to lie.
+        multiple: numbers of context and target options are padded to a multiple of this, so that
+            fewer shapes occur.
+    """
+    shared = parts[0][0].features
+    if any(data.features is not shared for data, _ in parts):
+        raise ValueError("Episodes of one batch must come from groups that share their features.")
+    context = _Options.of([(data, split.context) for data, split in parts], multiple)
+    target = _Options.of([(data, split.target) for data, split in parts], multiple)
     lengths = [data.answers.lengths[split.target] for data, split in parts]
-    context_lengths = [len(y) for _, y in context]
     questions = max(len(length) for length in lengths)
     options = max(int(length.max()) for length in lengths)
-    index = np.zeros((len(parts), questions, options), dtype=np.int64)
     mask = np.zeros((len(parts), questions, options), dtype=bool)
-    answers = np.zeros((len(parts), questions, options), dtype=np.float32)
-    for b, length in enumerate(lengths):
-        exists = np.arange(options) < length[:, None]
-        mask[b, : len(length)] = exists
-        index[b, : len(length)][exists] = np.arange(length.sum())
-        answers[b, : len(length)][exists] = target[b][1]
-    ragged = len(set(context_lengths)) > 1
+    for row, length in zip(mask, lengths, strict=True):
+        row[: len(length)] = np.arange(options) < length[:, None]
+    # A mask's True entries come question after question, as a row's options do.
+    order = np.flatnonzero(mask)
+    within = np.concatenate([np.arange(number) for number in target.numbers])
+    index = np.zeros(mask.size, dtype=np.int64)
+    index[order] = within
+    answers = np.zeros(mask.size, dtype=np.float32)
+    answers[order] = target.shares[target.exists]
+    on_device = (lambda array: _moved(array, device))
+    source = _readable(shared) if features is None else features
     return Episode(
-        context_x_BCd=_pad([x for x, _ in context]),
-        context_y_BC=_pad([y for _, y in context]),
-        context_mask_BC=_length_mask(context_lengths) if ragged else None,
-        target_x_BTd=_pad([x for x, _ in target]),
-        option_index_BQO=torch.from_numpy(index),
-        option_mask_BQO=torch.from_numpy(mask),
-        target_y_BQO=torch.from_numpy(answers),
+        context_x_BCd=_looked_up(source, context.rows, device),
+        context_y_BC=on_device(context.shares),
+        context_mask_BC=None if context.exists.all() else on_device(context.exists),
+        target_x_BTd=_looked_up(source, target.rows, device),
+        option_index_BQO=on_device(index.reshape(mask.shape)),
+        option_mask_BQO=on_device(mask),
+        target_y_BQO=on_device(answers.reshape(mask.shape)),
     )
 
 
-def _gather(
-    data: GroupData, positions: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    rows = option_rows(data.answers.starts, data.answers.lengths, positions)
-    return data.features[data.rows[rows]], data.answers.shares[rows]
+@dataclass(frozen=True)
+class _Options:
+    """Options of each episode's questions: feature rows, shares, and which entries exist."""
+
+    rows: NDArray[np.int64]
+    shares: NDArray[np.float32]
+    exists: NDArray[np.bool_]
+    numbers: list[int]
+
+    @classmethod
+    def of(
+        cls, chosen: Sequence[tuple[GroupData, NDArray[np.int64]]], multiple: int
+    ) -> "_Options":
+        positions = [
+            option_rows(data.answers.starts, data.answers.lengths, questions)
+            for data, questions in chosen
+        ]
+        numbers = [len(each) for each in positions]
+        shape = (len(chosen), -(-max(numbers) // multiple) * multiple)
+        rows, shares = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+        for b, ((data, _), each) in enumerate(zip(chosen, positions, strict=True)):
+            rows[b, : len(each)] = data.rows[each]
+            shares[b, : len(each)] = data.answers.shares[each]
+        exists = np.arange(shape[1]) < np.array(numbers)[:, None]
+        return cls(rows, shares, exists, numbers)
 
 
-def _pad(arrays: Sequence[NDArray[np.float32]]) -> torch.Tensor:
-    longest = max(len(array) for array in arrays)
-    padded = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), dtype=np.float32)
-    for row, array in zip(padded, arrays, strict=True):
-        row[: len(array)] = array
-    return torch.from_numpy(padded)
+def _readable(features: NDArray[np.float32]) -> torch.Tensor:
+    """Wrap features; they are read-only, of which torch warns though nothing writes to them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(features)
 
 
-def _length_mask(lengths: Sequence[int]) -> torch.Tensor:
-    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+def _looked_up(
+    features: torch.Tensor, rows: NDArray[np.int64], device: torch.device | str
+) -> torch.Tensor:
+    index = _moved(rows, features.device).flatten()
+    return features.index_select(0, index).view(*rows.shape, -1).to(device)
+
+
+def _moved(array: NDArray[Any], device: torch.device | str) -> torch.Tensor:
+    """Return an array on a device; CUDA copies it while the host goes on."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -11,6 +11,7 @@ DESCRIBE = "query.describe"
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
+UPDATE = "update"  # ArrayRecord of a train reply instead of arrays: a compressed update
 SERVER_ROUND = "server-round"
 
 # Added to every message by the population grid.
@@ -18,6 +19,7 @@ BRIEFING = "briefing"  # ConfigRecord: whom the message is for, and the round
 GROUP = "group"
 ROUND = "round"
 LEARNING_RATES = "learning-rates"
+CLIPPING_NORM = "clipping-norm"  # of a train message, if updates are clipped
 FEATURE_STATISTICS = "feature-statistics"  # ArrayRecord of a train or evaluate message
 FEATURE_MEAN = "mean"
 FEATURE_STD = "std"

@@ -1,4 +1,4 @@
-"""Local training of one client: a function of parameters, data, settings and seed."""
+"""Local training: a function of parameters, data, settings and seed; of one client or a stack."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from task.episodes import Episode, Split, make_episode, sample_split
 from task.features import GroupData
 from task.predictor import PreferencePredictor
 from task.seeding import generator
+from task.stacking import Stack
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,80 @@ def training_splits(
     ]
 
 
+@dataclass(frozen=True)
+class StackUpdate:
+    """What training a stack gives.
+
+    Attributes:
+        values_KP: the trained parameters; the stack's own memory, to be read before it trains on.
+        losses_K: each client's mean loss over the local steps.
+    """
+
+    values_KP: Tensor
+    losses_K: Tensor
+
+
+def train_stack(
+    stack: Stack,
+    start_P: Tensor,
+    clients: Sequence[GroupData],
+    config: TrainConfig,
+    *,
+    learning_rates: Sequence[float],
+    seed: int,
+    server_round: int,
+    proximal_mu: float = 0.0,
+    features: Tensor | None = None,
+    autocast: torch.dtype | None = None,
+) -> StackUpdate:
+    """Train as many clients as the stack has predictors, each on its own, from one start.
+
+    Nothing waits for the device before the last step.
+
+    Args:
+        stack: what computes; its parameters are overwritten.
+        start_P: global parameters in the stack's layout.
+        clients: the groups' data; held-back questions are not touched.
+        config: episode sizes and objective.
+        learning_rates: one per local step; as many steps are made.
+        seed: the run's seed.
+        server_round: the federated round, from 1; every round draws other episodes.
+        proximal_mu: weight of FedProx's proximal term (arXiv 1812.06127, eq. 2).
+        features: see `make_episode`.
+        autocast: lower precision of matrix products and attention, if any.
+    """
+    stack.load(start_P)
+    stack.module.train()
+    device = stack.values_KP.device
+    gradient_KP = stack.values_KP.grad
+    assert gradient_KP is not None  # the stack allocates it
+    optimizer = torch.optim.AdamW(
+        [stack.values_KP], weight_decay=config.weight_decay, fused=True
+    )
+    steps = [
+        training_splits(data, config, seed, server_round, len(learning_rates)) for data in clients
+    ]
+    losses = []
+    for step, learning_rate in enumerate(learning_rates):
+        optimizer.param_groups[0]["lr"] = learning_rate
+        parts = [
+            (data, split)
+            for data, splits in zip(clients, steps, strict=True)
+            for split in splits[step]
+        ]
+        episode = make_episode(parts, features=features, device=device)
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            losses_B = episode_losses(stack.module, episode, config.objective)
+        losses_K = losses_B.view(stack.size, -1).mean(1)
+        losses.append(losses_K.detach())
+        gradient_KP.zero_()
+        losses_K.sum().backward()  # type: ignore[no-untyped-call]
+        if proximal_mu:  # the gradient of mu / 2 * |parameters - start|^2
+            gradient_KP.add_(stack.values_KP.detach() - start_P, alpha=proximal_mu)
+        optimizer.step()
+    return StackUpdate(stack.values_KP.detach(), torch.stack(losses).mean(0))
+
+
 def train_client(
     predictor: PreferencePredictor,
     parameters: Mapping[str, Tensor],
@@ -75,34 +150,30 @@ def train_client(
     Args:
         predictor: the module to compute with; its parameters are overwritten.
         parameters: global parameters by name, as the server sent them.
-        data: the group's data; its held-back questions are not touched.
-        config: episode sizes and objective.
-        learning_rates: one per local step; as many steps are made.
-        seed: the run's seed.
-        server_round: the federated round, from 1; every round draws other episodes.
-        proximal_mu: weight of FedProx's proximal term (arXiv 1812.06127, eq. 2).
+        data: as in `train_stack`, and so are the others.
+        config: see `train_stack`.
+        learning_rates: see `train_stack`.
+        seed: see `train_stack`.
+        server_round: see `train_stack`.
+        proximal_mu: see `train_stack`.
+
+    Raises:
+        ValueError: the parameters are not this predictor's.
     """
-    predictor.set_parameters(parameters)
-    predictor.train()
-    device = predictor.feature_mean.device
-    anchors = [p.detach().clone() for p in predictor.parameters()] if proximal_mu else []
-    optimizer = torch.optim.AdamW(
-        predictor.parameters(), weight_decay=config.weight_decay, fused=True
+    stack = Stack(predictor, size=1)
+    start_P = stack.layout.flatten(parameters).to(stack.values_KP.device)
+    update = train_stack(
+        stack,
+        start_P,
+        [data],
+        config,
+        learning_rates=learning_rates,
+        seed=seed,
+        server_round=server_round,
+        proximal_mu=proximal_mu,
     )
-    losses = []
-    steps = training_splits(data, config, seed, server_round, len(learning_rates))
-    for learning_rate, splits in zip(learning_rates, steps, strict=True):
-        optimizer.param_groups[0]["lr"] = learning_rate
-        episode = make_episode([(data, split) for split in splits]).to(device)
-        loss = episode_losses(predictor, episode, config.objective).mean()
-        losses.append(loss.detach())
-        for parameter, anchor in zip(predictor.parameters(), anchors, strict=bool(anchors)):
-            loss = loss + 0.5 * proximal_mu * (parameter - anchor).square().sum()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
     return LocalUpdate(
-        parameters={n: p.detach().cpu().clone() for n, p in predictor.named_parameters()},
-        loss=float(torch.stack(losses).mean()),
+        parameters=stack.layout.views(update.values_KP[0].cpu().clone()),
+        loss=float(update.losses_K[0]),
         num_examples=len(data.trainable),
     )

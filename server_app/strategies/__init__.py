@@ -1,16 +1,19 @@
-"""Aggregation rules by name: Flower's own, unchanged, on the population grid."""
+"""Aggregation rules by name: Flower's own on the population grid."""
 
 from collections.abc import Callable
 
-from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, Strategy
+from flwr.serverapp.strategy import FedMedian, QFedAvg, Strategy
 
-from task.config import StrategyConfig
+from server_app.strategies.averaging import FedAvg, FedProx
+from task import records
+from task.config import RunConfig, StrategyConfig
 from task.errors import ConfigError, suggest
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedavg": FedAvg,
     "fedmedian": FedMedian,
     "fedprox": FedProx,
+    "qfedavg": QFedAvg,
 }
 
 # The population grid samples the cohort and evaluates every group, so a strategy takes all clients
@@ -27,14 +30,19 @@ def require_strategy(config: StrategyConfig) -> None:
         )
 
 
-def make_strategy(config: StrategyConfig) -> Strategy:
+def make_strategy(config: RunConfig) -> Strategy:
     """Return the strategy that the config names.
 
     Raises:
         ConfigError: there is no strategy of that name.
     """
-    require_strategy(config)
-    options: dict[str, float] = {}
-    if config.name == "fedprox":
-        options["proximal_mu"] = config.proximal_mu
-    return STRATEGIES[config.name](**_ALL_CLIENTS, min_available_nodes=1, **options)
+    chosen = config.strategy
+    require_strategy(chosen)
+    options: dict[str, float | str] = {}
+    if chosen.name == "fedprox":
+        options["proximal_mu"] = chosen.proximal_mu
+    if chosen.name == "qfedavg":
+        options["q"] = chosen.q
+        options["client_learning_rate"] = config.train.learning_rate
+        options["train_loss_key"] = records.LOSS
+    return STRATEGIES[chosen.name](**_ALL_CLIENTS, min_available_nodes=1, **options)

@@ -29,7 +29,7 @@ def train_federated(
 ) -> tuple[Parameters, PopulationGrid]:
     """Run a strategy; return the global parameters and the population."""
     population, predictor = make_population(grid, config)
-    result = (strategy or make_strategy(config.strategy)).start(
+    result = (strategy or make_strategy(config)).start(
         grid=population,
         initial_arrays=ArrayRecord(dict(predictor.named_parameters())),
         num_rounds=num_rounds,

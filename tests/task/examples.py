@@ -1,5 +1,7 @@
 """Small surveys, groups, models and oracles that several tests share."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -32,6 +34,16 @@ def make_group(lengths, *, dimension=5, held_back=(), role="train", seed=0, grou
         trainable=np.setdiff1d(positions, held_back),
         held_back=held_back,
     )
+
+
+def of_one_survey(groups):
+    """The same groups with their features in one array, as groups of a survey have them."""
+    offsets = np.cumsum([0] + [len(data.features) for data in groups])
+    features = np.concatenate([data.features for data in groups])
+    return [
+        replace(data, features=features, rows=data.rows + offset)
+        for data, offset in zip(groups, offsets, strict=False)
+    ]
 
 
 def question_tensors(data, index):

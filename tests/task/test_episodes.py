@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from task.config import TrainConfig
 from task.episodes import Split, make_episode, sample_split
-from tests.task.examples import make_group, question_tensors
+from tests.task.examples import make_group, make_predictor, of_one_survey, question_tensors
 
 
 @st.composite
@@ -19,7 +19,8 @@ def ragged_batches(draw):
         used = draw(st.integers(cut + 1, len(lengths)))
         data = make_group(lengths, dimension=3, seed=seed)
         parts.append((data, Split(np.array(order[:cut]), np.array(order[cut:used]))))
-    return parts
+    groups = of_one_survey([data for data, _ in parts])
+    return [(data, split) for data, (_, split) in zip(groups, parts, strict=True)]
 
 
 @given(ragged_batches())
@@ -50,7 +51,7 @@ def test_an_episode_equals_a_slow_loop_over_its_questions(parts):
 
 
 def test_masks_come_from_lengths_even_where_features_and_shares_are_zero():
-    small, large = make_group([2, 2], seed=0), make_group([3, 2], seed=1)
+    small, large = of_one_survey([make_group([2, 2], seed=0), make_group([3, 2], seed=1)])
     for data in (small, large):
         data.features[:] = 0
         data.answers.shares[:] = 0
@@ -60,16 +61,37 @@ def test_masks_come_from_lengths_even_where_features_and_shares_are_zero():
     assert episode.option_mask_BQO.all()
 
 
-def test_moving_an_episode_keeps_every_tensor():
-    parts = [
-        (make_group([2, 3]), Split(np.array([0]), np.array([1]))),
-        (make_group([3, 3]), Split(np.array([0]), np.array([1]))),
-    ]
-    episode = make_episode(parts)
-    moved = episode.to(torch.device("meta"))
-    for name, tensor in vars(episode).items():
-        assert getattr(moved, name).device.type == "meta"
-        assert getattr(moved, name).shape == tensor.shape
+def test_an_episode_is_made_on_the_device_that_is_asked_for():
+    groups = of_one_survey([make_group([2, 3]), make_group([3, 3])])
+    parts = [(data, Split(np.array([0]), np.array([1]))) for data in groups]
+    for tensor in vars(make_episode(parts, device="meta")).values():
+        assert tensor.device.type == "meta"
+
+
+def test_features_that_lie_on_the_device_are_gathered_there():
+    groups = of_one_survey([make_group([2, 3], seed=0), make_group([3, 3], seed=1)])
+    parts = [(data, Split(np.array([0]), np.array([1]))) for data in groups]
+    doubled = torch.from_numpy(groups[0].features) * 2
+    plain, gathered = make_episode(parts), make_episode(parts, features=doubled)
+    assert torch.equal(gathered.context_x_BCd, plain.context_x_BCd * 2)
+    assert torch.equal(gathered.target_x_BTd, plain.target_x_BTd * 2)
+    assert torch.equal(gathered.target_y_BQO, plain.target_y_BQO)
+
+
+def test_padding_to_a_multiple_changes_no_distribution():
+    groups = of_one_survey([make_group([2, 3, 4], seed=0), make_group([3, 3, 2], seed=1)])
+    parts = [(data, Split(np.array([0, 2]), np.array([1]))) for data in groups]
+    predictor = make_predictor()
+    padded = make_episode(parts, multiple=8)
+    assert padded.context_x_BCd.shape[1] == padded.target_x_BTd.shape[1] == 8
+    plain = make_episode(parts)
+    torch.testing.assert_close(predictor.distributions(padded), predictor.distributions(plain))
+
+
+def test_groups_of_different_surveys_do_not_mix():
+    parts = [(make_group([2, 3], seed=s), Split(np.array([0]), np.array([1]))) for s in (0, 1)]
+    with pytest.raises(ValueError, match="share their features"):
+        make_episode(parts)
 
 
 def test_a_training_split_is_disjoint_and_uses_only_questions_that_may_train():

@@ -10,7 +10,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from task.episodes import Split, make_episode
 from task.features import FeatureSums
 from task.predictor import PreferencePredictor
-from tests.task.examples import SMALL, make_group, make_predictor, predict_one
+from tests.task.examples import SMALL, make_group, make_predictor, of_one_survey, predict_one
 
 WIDTH = 32
 
@@ -104,7 +104,9 @@ def test_a_checkpoint_that_is_not_gpos_is_an_error(reference, damage):
 
 def test_a_padded_batch_predicts_what_its_episodes_predict_one_by_one():
     predictor = make_predictor()
-    small, large = make_group([2, 3, 2, 5], seed=1), make_group([4, 3, 3, 2, 6, 2, 4], seed=2)
+    small, large = of_one_survey(
+        [make_group([2, 3, 2, 5], seed=1), make_group([4, 3, 3, 2, 6, 2, 4], seed=2)]
+    )
     parts = [
         (small, Split(np.array([2]), np.array([0, 1]))),
         (large, Split(np.array([6, 0, 3]), np.array([5, 4, 1, 2]))),
@@ -144,8 +146,7 @@ def test_a_prediction_depends_on_the_contexts_answers_but_not_on_its_order():
 
 
 def test_distributions_sum_to_one_over_the_options_that_exist():
-    data = make_group([2, 4, 3, 2])
-    other = make_group([3, 2], seed=1)
+    data, other = of_one_survey([make_group([2, 4, 3, 2]), make_group([3, 2], seed=1)])
     episode = make_episode(
         [
             (data, Split(np.array([0]), np.array([1, 2, 3]))),

@@ -1,0 +1,66 @@
+"""Parameters in Flower's records, without serialising what stays in one process."""
+
+from collections.abc import Mapping
+from io import BytesIO
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from task.parameters import Layout
+
+_NPY_HEADER_BYTES = 128
+
+
+class LocalArray(Array):
+    """An `Array` around values in memory, serialised only if somebody asks for the bytes.
+
+    Flower's own turns every array into bytes at once and back at every look.
+    """
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self._values = values
+        self.dtype = str(values.dtype)
+        self.shape = tuple(values.shape)
+        self.stype = "numpy.ndarray"
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The values in NumPy's file format."""
+        buffer = BytesIO()
+        np.save(buffer, self._values, allow_pickle=False)
+        return buffer.getvalue()
+
+    def numpy(self) -> NDArray[np.float32]:
+        """Return a copy of the values, as Flower's arrays do."""
+        return self._values.copy()
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of `data`."""
+        return self._values.nbytes + _NPY_HEADER_BYTES
+
+
+def layout_of(arrays: ArrayRecord) -> Layout:
+    """Return the layout of a model's arrays."""
+    return Layout.of({name: array.shape for name, array in arrays.items()})
+
+
+def to_vector(layout: Layout, arrays: ArrayRecord) -> torch.Tensor:
+    """Return a model's arrays as one (P,) vector."""
+    return layout.flatten(arrays.to_torch_state_dict())
+
+
+def to_arrays(layout: Layout, vector_P: torch.Tensor) -> ArrayRecord:
+    """Return a (P,) vector as a model's arrays, without copying."""
+    views: Mapping[str, torch.Tensor] = layout.views(vector_P)
+    return ArrayRecord({name: LocalArray(view.numpy()) for name, view in views.items()})
+
+
+def num_bytes(arrays: ArrayRecord) -> int:
+    """Return how many bytes the arrays take on the wire."""
+    return sum(
+        array.num_bytes if isinstance(array, LocalArray) else len(array.data)
+        for array in arrays.values()
+    )

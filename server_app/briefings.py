@@ -1,0 +1,51 @@
+"""What the server adds to every message besides the strategy's own records."""
+
+from collections.abc import Mapping
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType
+
+from server_app.discovery import Client, Population
+from server_app.population import Record
+from task import records
+from task.baselines import seen_question_keys
+from task.config import RunConfig
+from task.predictor import PreferencePredictor
+
+
+class Briefings:
+    """What every message carries besides the strategy's own records.
+
+    The group it is for and the round; feature statistics; the learning rates and the clipping norm
+    of a train message; the seen questions of an evaluate message.
+    """
+
+    def __init__(
+        self, config: RunConfig, population: Population, predictor: PreferencePredictor
+    ) -> None:
+        self._train = config.train
+        self._clipping_norm = config.strategy.clipping_norm
+        statistics = {
+            records.FEATURE_MEAN: Array(predictor.feature_mean.numpy()),
+            records.FEATURE_STD: Array(predictor.feature_std.numpy()),
+        }
+        self._statistics = ArrayRecord(statistics)
+        seen = seen_question_keys(population.question_keys, population.roles)
+        self._seen = {
+            role: ArrayRecord({records.QUESTION_KEYS: Array(keys)}) for role, keys in seen.items()
+        }
+
+    def __call__(
+        self, client: Client, message_type: str, server_round: int
+    ) -> Mapping[str, Record]:
+        """Return the records for one message."""
+        briefing = ConfigRecord({records.GROUP: client.group, records.ROUND: server_round})
+        added: dict[str, Record] = {
+            records.BRIEFING: briefing,
+            records.FEATURE_STATISTICS: self._statistics,
+        }
+        if message_type.split(".")[0] == MessageType.TRAIN:
+            briefing[records.LEARNING_RATES] = self._train.learning_rates(server_round)
+            briefing[records.CLIPPING_NORM] = self._clipping_norm
+        else:
+            added[records.SEEN_QUESTIONS] = self._seen[client.role]
+        return added

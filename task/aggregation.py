@@ -1,0 +1,101 @@
+"""Weighted means of clients' parameters, the same to the bit in any order and grouping.
+
+Suffixes: K clients, P entries of the parameter vector (`task.parameters.Layout`).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a strategy that needs no single client's parameters wants instead: their mean.
+
+    Attributes:
+        weighted: weigh clients by their number of examples, as FedAvg does, instead of equally.
+        clipping_norm: L2 norm to which each client's update is clipped first; 0: no clipping.
+    """
+
+    weighted: bool = True
+    clipping_norm: float = 0.0
+
+
+class WeightedSum:
+    """A sum of w_k * x_k and of w_k that does not depend on the order of its terms.
+
+    Local training amplifies a last bit that differs to visible differences within a few rounds
+    (Adam divides small gradients by themselves), so results could not be compared between engines,
+    numbers of workers or orders of replies if the mean depended on them. The sum is kept as an
+    unevaluated pair of float64 (Knuth's TwoSum), some 106 bits, and rounded once, at the end.
+    """
+
+    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
+        self.weight = 0.0
+        self._high_P = torch.zeros(size, dtype=torch.float64, device=device)
+        self._low_P = torch.zeros_like(self._high_P)
+
+    def add(self, values_P: Tensor, weight: float) -> None:
+        """Add one client's parameters."""
+        self.weight += weight
+        self._add(values_P.to(torch.float64) * weight)
+
+    def merge(self, other: "WeightedSum") -> None:
+        """Add all that another sum holds."""
+        self.weight += other.weight
+        self._add(other._high_P.to(self._high_P.device))
+        self._low_P += other._low_P.to(self._low_P.device)
+
+    def cpu(self) -> "WeightedSum":
+        """Return this sum in the memory of the CPU."""
+        moved = WeightedSum(0)
+        moved.weight, moved._high_P, moved._low_P = (
+            self.weight,
+            self._high_P.cpu(),
+            self._low_P.cpu(),
+        )
+        return moved
+
+    def mean(self) -> Tensor:
+        """Return the (P,) weighted mean in float32.
+
+        Raises:
+            ZeroDivisionError: nothing of any weight was added.
+        """
+        if not self.weight:
+            raise ZeroDivisionError("A weighted mean needs a weight above 0.")
+        return ((self._high_P + self._low_P) / self.weight).to(torch.float32)
+
+    def _add(self, term_P: Tensor) -> None:
+        total_P = self._high_P + term_P
+        rounded_P = total_P - self._high_P
+        self._low_P += (self._high_P - (total_P - rounded_P)) + (term_P - rounded_P)
+        self._high_P = total_P
+
+
+def clip_update(start_P: Tensor, values_P: Tensor, clipping_norm: float) -> Tensor:
+    """Return parameters whose update from `start_P` has at most this L2 norm.
+
+    All parameters together are one vector (arXiv 1712.07557, algorithm 1). An update within the
+    norm is returned as it is; a zero update is safe.
+
+    Raises:
+        ValueError: the clipping norm is not above 0.
+    """
+    if not clipping_norm > 0:
+        raise ValueError(f"clipping_norm = {clipping_norm}: expected a number above 0.")
+    update_P = values_P.to(torch.float64) - start_P.to(torch.float64)
+    norm = _norm(update_P)
+    if norm <= clipping_norm:
+        return values_P
+    return (start_P.to(torch.float64) + update_P * (clipping_norm / norm)).to(values_P.dtype)
+
+
+def _norm(vector_P: Tensor) -> float:
+    if vector_P.device.type == "cpu":
+        # Unlike torch's, NumPy's sum of squares does not depend on the number of threads.
+        return math.sqrt(float(np.square(vector_P.numpy()).sum()))
+    return float(torch.linalg.vector_norm(vector_P))

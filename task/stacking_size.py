@@ -1,0 +1,63 @@
+"""How many clients are worth computing at once, and how many fit into memory."""
+
+import psutil
+import torch
+
+from task.config import RunConfig
+
+MAX_STACK = 256
+"""More than this many clients at once saturate any device we know."""
+
+PAYING_FLOPS = 2e6
+"""On a CPU: a matrix product of this size takes as long as ten calls cost; beyond it, stacking
+gains less than the padding of unequal clients loses (`benchmarks/stack_size.py`)."""
+
+MEMORY_SHARE = 0.6
+"""Share of the free memory that stacks may fill."""
+
+
+def stack_size(
+    tokens: float,
+    config: RunConfig,
+    device: torch.device,
+    num_threads: int = 1,
+    *,
+    training: bool = True,
+) -> int:
+    """Return how many clients (or groups to score) to compute at once.
+
+    Args:
+        tokens: options in the largest one's episodes.
+        config: the run's settings; `engine.stack-size` decides unless it is 0.
+        device: where they are computed.
+        num_threads: how many stacks are computed at the same time.
+        training: whether gradients and optimizer states need memory too.
+    """
+    if config.engine.stack_size:
+        return config.engine.stack_size
+    fitting = int(_free_bytes(device) * MEMORY_SHARE / num_threads / _bytes(tokens, config, training))
+    paying = MAX_STACK
+    if device.type == "cpu":
+        paying = int(PAYING_FLOPS / (2 * tokens * config.predictor.width**2))
+    return max(1, min(fitting, paying, MAX_STACK))
+
+
+def _bytes(tokens: float, config: RunConfig, training: bool) -> float:
+    """Estimate the memory of one client, float32, twice the expected tokens to be safe."""
+    predictor = config.predictor
+    layer = 10 * predictor.width + 2 * predictor.feedforward_width
+    features = 4096  # of the largest encoders in use
+    if not training:
+        return 4 * 2 * tokens * (features + 4 * layer)
+    kept = predictor.num_layers * layer + 2 * predictor.embedder_depth * predictor.width
+    parameters = predictor.num_layers * (
+        4 * predictor.width**2 + 2 * predictor.width * predictor.feedforward_width
+    ) + predictor.width * (features + predictor.embedder_depth * predictor.width)
+    # Parameters, gradients and Adam's two moments; activations, kept for the backward pass.
+    return 4 * (5 * parameters + 2 * tokens * (2 * features + kept))
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(psutil.virtual_memory().available)
