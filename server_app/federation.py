@@ -13,7 +13,6 @@ from server_app.briefings import Briefings
 from server_app.discovery import Population, discover_clients
 from server_app.fairness import Scores
 from server_app.monitor import RoundMonitor
-from server_app.plots import plot_run
 from server_app.population import PopulationGrid
 from server_app.run_directory import RunDirectory
 from server_app.sinks import check_sinks, closing_sinks
@@ -57,6 +56,8 @@ def run_federation(
         _print_population(population, len(survey.answers))
         _train(grid, config, strategy, population, baselines, directory)
     if (directory.path / "summary.json").exists():
+        from server_app.plots import plot_run  # matplotlib takes a second to load
+
         plot_run(directory)
     print(f"\nRun directory: {directory.path}", flush=True)
     return directory

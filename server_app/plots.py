@@ -55,12 +55,12 @@ def _plot_rounds(axes: Axes, rounds: list[dict[str, Any]], summary: dict[str, An
 
 def _plot_groups(axes: Axes, groups: dict[str, dict[str, Any]]) -> None:
     order = sorted(groups, key=lambda g: (groups[g]["role"], groups[g]["alignment_score"]))
-    for row, group in enumerate(order):
-        entry = groups[group]
-        colour = _COLOURS[entry["role"].replace("-", "_")]
-        axes.plot(entry["alignment_score"], row, "o", color=colour)
-        axes.plot(entry["uniform"], row, "x", color="grey", markersize=5)
-        axes.plot(entry["population_mean"], row, "|", color="black", markersize=9)
+    rows = range(len(order))
+    colours = [_COLOURS[groups[group]["role"].replace("-", "_")] for group in order]
+    axes.scatter([groups[g]["alignment_score"] for g in order], rows, c=colours, zorder=2)
+    axes.plot([groups[g]["uniform"] for g in order], rows, "x", color="grey", markersize=5)
+    means = [groups[g]["population_mean"] for g in order]
+    axes.plot(means, rows, "|", color="black", markersize=9)
     if len(order) <= MAX_NAMED_GROUPS:
         axes.set_yticks(range(len(order)), order, fontsize=8)
     else:

@@ -46,18 +46,33 @@ class RoundTable:
                 print(f"       {what} without {client}: {reason}", flush=True)
 
 
+SHOWN_OF_MANY = 30
+"""Groups of a role that are printed from each end of the table."""
+
+
 def print_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one row per group, best first within each role, beside the baselines."""
+    """Print one row per group, best first within each role, beside the baselines.
+
+    Of many groups the best and the worst are shown.
+    """
     width = max(len("group"), *(len(group) for group in groups))
     titles = ["group".ljust(width), "role    ", *_SCORE_TITLES, "uniform", "population mean"]
     widths = [len(title) for title in titles]
     print()
     _print_cells(titles, widths)
     keys = (*_SCORE_KEYS, "uniform", "population_mean")
-    for group in sorted(groups, key=lambda g: (groups[g]["role"], -groups[g]["alignment_score"])):
-        entry = groups[group]
-        scores = [_number(entry[key]) for key in keys]
-        _print_cells([group.ljust(width), entry["role"].ljust(8), *scores], widths)
+    for role in ("held-out", "train"):
+        names = [group for group in groups if groups[group]["role"] == role]
+        names.sort(key=lambda group: -groups[group]["alignment_score"])
+        for place, group in enumerate(names):
+            if SHOWN_OF_MANY <= place < len(names) - SHOWN_OF_MANY:
+                if place == SHOWN_OF_MANY:
+                    left_out = len(names) - 2 * SHOWN_OF_MANY
+                    print(f"... {left_out} more {role} groups in groups.parquet", flush=True)
+                continue
+            entry = groups[group]
+            scores = [_number(entry[key]) for key in keys]
+            _print_cells([group.ljust(width), entry["role"].ljust(8), *scores], widths)
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:

@@ -70,7 +70,8 @@ class Stack:
     Attributes:
         module: takes K * b episodes, b for each predictor in turn.
         layout: where the parameters lie in a row.
-        values_KP: all parameters, with their gradients.
+        values_KP: all parameters; their gradients are what the optimizer reads.
+        gradients: views of those gradients, in the order of the module's parameters.
     """
 
     def __init__(self, predictor: PreferencePredictor, size: int) -> None:
@@ -82,11 +83,12 @@ class Stack:
         self.values_KP.grad = torch.zeros_like(self.values_KP)
         values = self.layout.views(self.values_KP.data)
         gradients = self.layout.views(self.values_KP.grad)
+        self.gradients = []
         for name, parameter in self.module.named_parameters():
             view = values[name].view(parameter.shape)
             view.copy_(parameter.data)
             parameter.data = view
-            parameter.grad = gradients[name].view(parameter.shape)
+            self.gradients.append(gradients[name].view(parameter.shape))
 
     def load(self, start_P: Tensor) -> None:
         """Give all K predictors the same parameters."""

@@ -113,6 +113,7 @@ def train_stack(
     steps = [
         training_splits(data, config, seed, server_round, len(learning_rates)) for data in clients
     ]
+    parameters = list(stack.module.parameters())
     losses = []
     for step, learning_rate in enumerate(learning_rates):
         optimizer.param_groups[0]["lr"] = learning_rate
@@ -126,8 +127,10 @@ def train_stack(
             losses_B = episode_losses(stack.module, episode, config.objective)
         losses_K = losses_B.view(stack.size, -1).mean(1)
         losses.append(losses_K.detach())
-        gradient_KP.zero_()
-        losses_K.sum().backward()  # type: ignore[no-untyped-call]
+        # Zeros for what an objective does not use, such as the categorical one the deviations.
+        computed = torch.autograd.grad(losses_K.sum(), parameters, materialize_grads=True)
+        for gradient, value in zip(stack.gradients, computed, strict=True):
+            gradient.copy_(value)
         if proximal_mu:  # the gradient of mu / 2 * |parameters - start|^2
             gradient_KP.add_(stack.values_KP.detach() - start_P, alpha=proximal_mu)
         optimizer.step()

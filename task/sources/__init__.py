@@ -1,18 +1,16 @@
 """Survey sources: one loader per file."""
 
-from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 
 from task.config import DataConfig
-from task.sources.global_opinions import load_global_opinions
-from task.sources.synthetic import make_synthetic
-from task.sources.table import load_table
 from task.survey import Survey
 
-SOURCES: dict[str, Callable[[DataConfig, int], Survey]] = {
-    "synthetic": make_synthetic,
-    "global-opinions": load_global_opinions,
-    "table": load_table,
+# Loaded when it is used: reading files needs pandas, which takes a third of a second to import.
+SOURCES = {
+    "synthetic": "task.sources.synthetic:make_synthetic",
+    "global-opinions": "task.sources.global_opinions:load_global_opinions",
+    "table": "task.sources.table:load_table",
 }
 
 
@@ -23,4 +21,6 @@ def load_survey(data: DataConfig, seed: int) -> Survey:
     Raises:
         SurveyError: the survey cannot be read or breaks the schema.
     """
-    return SOURCES[data.source](data, seed)
+    module, loader = SOURCES[data.source].split(":")
+    survey: Survey = getattr(import_module(module), loader)(data, seed)
+    return survey

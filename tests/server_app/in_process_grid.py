@@ -18,10 +18,11 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from client_app.app import app
-from server_app.app import Briefings
+from server_app.briefings import Briefings
 from server_app.discovery import discover_clients
 from server_app.population import PopulationGrid
 from task import records
+from task.aggregation import Reduction
 from task.config import RunConfig
 from task.encoder import saved_settings
 from task.predictor import PreferencePredictor
@@ -225,7 +226,7 @@ def tiny_config(**changes: bool | int | float | str) -> RunConfig:
 
 
 def make_population(
-    grid: InProcessGrid, config: RunConfig
+    grid: Grid, config: RunConfig, reduction: Reduction | None = None
 ) -> tuple[PopulationGrid, PreferencePredictor]:
     """Wire a population and its untrained predictor as the ServerApp does."""
     found = discover_clients(grid, timeout=60)
@@ -239,5 +240,7 @@ def make_population(
         seed=config.run.seed,
         clients_per_round=config.train.clients_per_round,
         min_valid_fraction=config.train.min_valid_fraction,
+        clipping_norm=config.strategy.clipping_norm,
+        reduction=reduction,
     )
     return population, predictor

@@ -3,7 +3,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from server_app.replies import fault_of
+from server_app.replies import ReplyFault, SentParameters, accept_metrics, accept_train
 from task import records
 
 PAIR = [1.5, 2.0]
@@ -25,6 +25,18 @@ def trained(array: Array, **metrics: object) -> RecordDict:
             records.METRICS: MetricRecord(TRAINED | metrics),
         }
     )
+
+
+def fault_of(message: Message, reply: RecordDict) -> str | None:
+    """Why a reply is rejected, if it is."""
+    try:
+        if message.metadata.message_type == "train":
+            accept_train(reply, SentParameters(message.content.array_records[records.ARRAYS]))
+        else:
+            accept_metrics(reply, train=False)
+    except ReplyFault as fault:
+        return str(fault)
+    return None
 
 
 def test_replies_as_the_client_app_sends_them_have_no_fault() -> None:

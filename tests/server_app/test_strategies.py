@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx
+from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, QFedAvg
 
 from server_app.strategies import STRATEGIES, make_strategy
 from task import records
-from task.config import StrategyConfig
 from task.errors import ConfigError
 from tests.server_app.in_process_grid import InProcessGrid, only, tiny_config, with_content
 from tests.server_app.training import (
@@ -26,16 +25,19 @@ def config_of(name: str, **changes: float):
 
 
 def test_names_stand_for_flowers_own_classes() -> None:
-    assert type(make_strategy(StrategyConfig(name="fedavg"))) is FedAvg
-    assert type(make_strategy(StrategyConfig(name="fedmedian"))) is FedMedian
-    prox = make_strategy(StrategyConfig(name="fedprox", proximal_mu=0.25))
-    assert type(prox) is FedProx
-    assert prox.proximal_mu == 0.25
+    assert isinstance(make_strategy(config_of("fedavg")), FedAvg)
+    assert type(make_strategy(config_of("fedmedian"))) is FedMedian
+    prox = make_strategy(config_of("fedprox"))
+    assert isinstance(prox, FedProx)
+    assert prox.proximal_mu == MU
+    fair = make_strategy(config_of("qfedavg", strategy__q=0.3, train__learning_rate=0.01))
+    assert type(fair) is QFedAvg
+    assert (fair.q, fair.client_learning_rate) == (0.3, 0.01)
 
 
 def test_an_unknown_strategy_gets_a_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"strategy\.name = 'fedmedain'.*Did you mean 'fedmedian"):
-        make_strategy(StrategyConfig(name="fedmedain"))
+        make_strategy(tiny_config(strategy__name="fedmedain"))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from server_app.population import PopulationGrid
 from server_app.strategies import make_strategy
+from server_app.strategies.averaging import reduction_of
 from task.config import RunConfig
 from task.features import load_group, load_roles
 from task.predictor import PreferencePredictor
@@ -19,7 +21,7 @@ Parameters = dict[str, NDArray[np.float32]]
 
 
 def train_federated(
-    grid: InProcessGrid,
+    grid: Grid,
     config: RunConfig,
     *,
     strategy: Strategy | None = None,
@@ -28,8 +30,9 @@ def train_federated(
     after_round: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
 ) -> tuple[Parameters, PopulationGrid]:
     """Run a strategy; return the global parameters and the population."""
-    population, predictor = make_population(grid, config)
-    result = (strategy or make_strategy(config)).start(
+    strategy = strategy or make_strategy(config)
+    population, predictor = make_population(grid, config, reduction_of(strategy))
+    result = strategy.start(
         grid=population,
         initial_arrays=ArrayRecord(dict(predictor.named_parameters())),
         num_rounds=num_rounds,
