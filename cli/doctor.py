@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cli.resources import simulation_resources
 from cli.settings import Settings, parse_settings
+from server_app.cohort_workers import Resources
 from server_app.run_directory import PACKAGES
 from task.encoder import cache_directory
 from task.errors import UserError
@@ -55,7 +56,17 @@ def _run_rows(settings: list[str] | None) -> dict[str, str]:
     train = sum(role == "train" for role in roles.values())
     rows["groups"] = f"{train} train, {len(roles) - train} held out"
     rows["encoder"] = config.encoder.name
-    rows["simulation"] = simulation_resources(len(roles)).federation_config()
+    if config.engine.name == "flower":
+        rows["simulation"] = simulation_resources(len(roles)).federation_config()
+        return rows
+    try:
+        found = Resources.of(config.engine)
+    except UserError as error:
+        return rows | {"a run would fail": str(error)}
+    rows["simulation"] = (
+        f"cohort engine, {found.num_workers} worker(s) on {found.device}, "
+        f"{found.num_threads} thread(s) each"
+    )
     return rows
 
 

@@ -16,11 +16,12 @@ import typer
 from cli.resources import simulation_resources
 from cli.settings import Settings, parse_settings
 from cli.superlink import CONNECTION, LocalSuperLink, local_superlink
+from server_app.cohort import simulate
 from server_app.run_directory import recorded_failure, require_unused
 from server_app.sinks import check_sinks
 from server_app.strategies import require_strategy
 from task.config import RunConfig
-from task.errors import UserError
+from task.errors import ConfigError, UserError
 from task.features import load_features, load_roles
 from task.paths import default_run_directory, project_folder
 from task.sources import load_survey
@@ -31,11 +32,22 @@ STATUS_SECONDS = 30
 def run(
     settings: Settings = None,
     actors: Annotated[
-        int, typer.Option(help="Ray actors, one CPU each. 0: chosen for this machine.", min=0)
+        int,
+        typer.Option(
+            help="Flower's engine: Ray actors, one CPU each. 0: chosen for this machine.", min=0
+        ),
     ] = 0,
 ) -> None:
-    """Train a preference predictor across user groups, in a Flower simulation."""
+    """Train a preference predictor across user groups, in a simulation."""
     config = parse_settings(settings)
+    if config.engine.name == "cohort":
+        if actors:
+            raise ConfigError(
+                f"--actors {actors}: Flower's engine has actors; with engine.name = 'cohort' set "
+                "engine.num-workers or engine.num-threads."
+            )
+        simulate(config)
+        return
     if not config.run.directory:
         path = Path.cwd() / default_run_directory(config, datetime.now())
         config = replace(config, run=replace(config.run, directory=str(path)))

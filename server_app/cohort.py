@@ -24,6 +24,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from server_app.cohort_check import require_same_training
 from server_app.cohort_jobs import Job, Outcome, call_job, error_reply, score_jobs, train_jobs
 from server_app.cohort_workers import CLIENT_APP, NODE_ID, start_workers
 from server_app.federation import run_federation
@@ -53,6 +54,7 @@ class CohortGrid(Grid):
         self._running: dict[Future[Any], Job] = {}
         self._answers: dict[str, Message] = {}
         self._sum: WeightedSum | None = None
+        self._checked = False  # that stacks compute what the ClientApp would
         print(f"Engine: {self._description()}", flush=True)
 
     # -- Grid ---------------------------------------------------------------------------------
@@ -140,6 +142,9 @@ class CohortGrid(Grid):
         trained = [m for m in stacked if is_train(m)]
         scored = [m for m in stacked if not is_train(m)]
         computed = {m.metadata.message_id for m in stacked}
+        if trained and not self._checked:
+            require_same_training(self._workers, self._config, trained[0])
+            self._checked = True
         for jobs, refused in (
             train_jobs(self._workers, self._config, trained, reduction),
             score_jobs(self._workers, self._config, scored),

@@ -12,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
+from numpy.typing import NDArray
 
 from server_app.arrays import layout_of, to_arrays
 from server_app.cohort_workers import Workers
@@ -98,7 +99,8 @@ def score_jobs(
         start = workers.share(_start(batch[0].content))
         groups = [_group(message) for message in batch]
         keys: dict[int, int] = {}  # records of seen questions by identity; there are few
-        seen_keys, seen = [], []
+        seen_keys: list[NDArray[np.int64]] = []
+        seen: list[int] = []
         for message in batch:
             record = message.content.array_records[records.SEEN_QUESTIONS]
             if id(record) not in keys:
@@ -110,9 +112,7 @@ def score_jobs(
         scoring = _Scoring(batch, config.evaluation.num_draws)
         for shard in _dealt(batches, workers):
             pairs = [pair for part in shard for pair in part]
-            named = [
-                [(groups[index], draw, seen[index]) for index, draw in part] for part in shard
-            ]
+            named = [[(groups[index], draw, seen[index]) for index, draw in part] for part in shard]
             jobs.append(
                 Job(
                     "score",
@@ -157,11 +157,13 @@ class _TrainReader:
             if index in shard.faults:
                 replies.append(error_reply(message, shard.faults[index]))
                 continue
-            metrics = {
-                records.NUM_EXAMPLES: shard.num_examples[index],
-                records.LOSS: shard.losses[index],
-            }
-            content = RecordDict({records.METRICS: MetricRecord(metrics)})
+            metrics = MetricRecord(
+                {
+                    records.NUM_EXAMPLES: shard.num_examples[index],
+                    records.LOSS: shard.losses[index],
+                }
+            )
+            content = RecordDict({records.METRICS: metrics})
             if layout is not None and shard.values_nP is not None:
                 content[records.ARRAYS] = to_arrays(layout, shard.values_nP[index])
             replies.append(make_message(_reply_metadata(message), content))

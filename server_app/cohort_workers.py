@@ -1,10 +1,12 @@
 """Resident workers of the cohort engine: one in this process, or Ray actors."""
 
+import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -93,9 +95,7 @@ class CohortWorker:
         """See `Cohort.batches`."""
         return self._cohort.batches([load_group(self._config, group) for group in groups])
 
-    def train(
-        self, start: Start, task: TrainTask, stacks: Sequence[Sequence[str]]
-    ) -> TrainedShard:
+    def train(self, start: Start, task: TrainTask, stacks: Sequence[Sequence[str]]) -> TrainedShard:
         """See `Cohort.train`."""
         data = [[load_group(self._config, group) for group in groups] for groups in stacks]
         return self._cohort.train(start, task, data)
@@ -108,7 +108,7 @@ class CohortWorker:
     ) -> list[GroupScores]:
         """Score batches of (group, context draw, position in `seen_keys`)."""
         data = [
-            [(load_group(self._config, group), draw, seen_keys[seen]) for group, draw, seen in batch]
+            [(load_group(self._config, group), draw, seen_keys[k]) for group, draw, k in batch]
             for batch in batches
         ]
         return self._cohort.score(start, data)
@@ -144,11 +144,8 @@ class LocalWorker:
         self.resources = resources
         self._worker = CohortWorker(config, resources, 0)
         # One core per thread, as a client has in a simulation of Flower's.
-        one_core: Callable[..., None] | None = None
-        if resources.device == "cpu":
-            one_core = torch.set_num_threads
         self._threads = ThreadPoolExecutor(
-            resources.num_threads, "cohort", initializer=one_core, initargs=(1,) if one_core else ()
+            resources.num_threads, "cohort", initializer=partial(torch.set_num_threads, 1)
         )
 
     def submit(self, method: str, *arguments: Any, worker: int | None = None) -> "Future[Any]":
@@ -175,7 +172,7 @@ class RayWorkers:
         # Under `flwr run` Ray is there already, and Flower's own actors hold what it manages.
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            ray.init(include_dashboard=False, log_to_driver=True, logging_level="ERROR")
+            ray.init(include_dashboard=False, log_to_driver=True, logging_level=logging.ERROR)
         self._busy = [0] * resources.num_workers
         self._lock = threading.Lock()
         self._actors = [self._actor(config, index) for index in range(resources.num_workers)]

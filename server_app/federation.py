@@ -26,9 +26,8 @@ from task.paths import default_run_directory, project_folder
 from task.predictor import PreferencePredictor
 from task.sources import load_survey
 
-def run_federation(
-    grid: Grid, config: RunConfig, strategy: Strategy | None = None
-) -> RunDirectory:
+
+def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = None) -> RunDirectory:
     """Train across the groups of whatever nodes the grid reaches; return what the run left.
 
     Args:

@@ -15,25 +15,17 @@ from flwr.app import (
     ConfigRecord,
     Error,
     Message,
-    Metadata,
     MetricRecord,
     RecordDict,
 )
-from flwr.app.message import make_message
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from server_app.arrays import num_bytes
 from server_app.discovery import Client
 from server_app.exchange import Average, Exchange, ReducingGrid
-from server_app.replies import (
-    ReplyFault,
-    SentParameters,
-    accept_metrics,
-    accept_train,
-    is_train,
-)
+from server_app.inbox import Inbox
+from server_app.replies import is_train
 from task import records
 from task.aggregation import Reduction
 from task.errors import RoundError
@@ -82,13 +74,9 @@ class PopulationGrid(Grid):
         self._seed = seed
         self._clients_per_round = clients_per_round
         self._min_valid_fraction = min_valid_fraction
-        self._clipping_norm = clipping_norm
         self._reduction = replace(reduction, clipping_norm=clipping_norm) if reduction else None
-        self._sent: SentParameters | None = None  # parameters of the last message to train
         self._bytes_down = 0  # array bytes sent so far
-        self._bytes_up = 0  # array bytes of valid replies so far
-        self._pending: dict[str, Message] = {}  # runtime's message id -> strategy's message
-        self._reduced: set[str] = set()  # ids of those whose replies come without parameters
+        self._inbox = Inbox(clipping_norm)
 
     # -- Grid, as strategies use it ---------------------------------------------------------------
 
@@ -133,7 +121,7 @@ class PopulationGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that have come in; an invalid one is turned into an error reply."""
         pulled = self._grid.pull_messages(message_ids)
-        return [self._translate(reply) for reply in pulled if self._is_awaited(reply)]
+        return [self._inbox.read(reply) for reply in pulled if self._inbox.expects(reply)]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -164,9 +152,9 @@ class PopulationGrid(Grid):
         trains = any(is_train(message) for message in batch)
         average = None
         if trains and self._reduction:
-            average = Average(self._reduction, self._sent_to(batch[0]))
+            average = Average(self._reduction, self._inbox.sent_to(batch[0]))
         reduced = bool(average) and isinstance(self._grid, ReducingGrid) and self._grid.reduces
-        down_before, up_before = self._bytes_down, self._bytes_up
+        down_before, up_before = self._bytes_down, self._inbox.num_bytes
         awaited: dict[str, Message] = {}
         for message, message_id in zip(batch, self._push(batch, reduced=reduced), strict=True):
             if message_id is None:
@@ -191,10 +179,10 @@ class PopulationGrid(Grid):
                 elapsed = time.monotonic() - started
                 time.sleep(min(POLL_SECONDS + POLL_SHARE * elapsed, MAX_POLL_SECONDS))
         for message_id, message in awaited.items():
-            self._pending.pop(message_id, None)  # a late reply is ignored
+            self._inbox.forget(message_id)  # a late reply is ignored
             exchange.failures[self._client(message).name] = f"no reply within {timeout:.0f} s"
         exchange.replies = {self.clients[i]: received[i] for i in sorted(received)}
-        exchange.bytes_up = self._bytes_up - up_before
+        exchange.bytes_up = self._inbox.num_bytes - up_before
         if average and received:
             if reduced and isinstance(self._grid, ReducingGrid):
                 average.merge(self._grid.take_sum())
@@ -234,9 +222,7 @@ class PopulationGrid(Grid):
             accepted = [message_id if message_id in sent else "" for message_id in ids]
         for message, message_id in zip(batch, accepted, strict=True):
             if message_id:  # Flower's HTTP grid returns None for what was not accepted
-                self._pending[message_id] = message
-                if reduced:
-                    self._reduced.add(message_id)
+                self._inbox.expect(message_id, message, reduced=reduced)
         return [message_id or None for message_id in accepted]
 
     def _address(self, message: Message, sizes: dict[int, int]) -> Message:
@@ -259,62 +245,6 @@ class PopulationGrid(Grid):
             ttl=message.metadata.ttl,
             group_id=str(self.server_round),
         )
-
-    def _is_awaited(self, reply: Message) -> bool:
-        return reply.metadata.reply_to_message_id in self._pending
-
-    def _translate(self, reply: Message) -> Message:
-        """Turn a node's reply into its client's, and reject one that must not be aggregated.
-
-        The client is found through the message that is replied to: an error reply for a lost node
-        names no node.
-        """
-        message = self._pending.pop(reply.metadata.reply_to_message_id)
-        metadata = Metadata(
-            run_id=reply.metadata.run_id,
-            message_id=reply.metadata.message_id,
-            src_node_id=message.metadata.dst_node_id,
-            dst_node_id=reply.metadata.dst_node_id,
-            reply_to_message_id=reply.metadata.reply_to_message_id,
-            group_id=message.metadata.group_id,
-            created_at=reply.metadata.created_at,
-            ttl=reply.metadata.ttl,
-            message_type=message.metadata.message_type,
-        )
-        if reply.has_error():
-            return make_message(metadata, error=reply.error)
-        try:
-            return make_message(metadata, self._accept(message, reply))
-        except ReplyFault as fault:
-            return make_message(metadata, error=Error(ErrorCode.UNKNOWN, str(fault)))
-
-    def _accept(self, message: Message, reply: Message) -> RecordDict:
-        """Return a reply as strategies see it, and count its bytes.
-
-        Raises:
-            ReplyFault: it must not be aggregated.
-        """
-        if not is_train(message):
-            accept_metrics(reply.content, train=False)
-            self._bytes_up += sum(map(num_bytes, reply.content.array_records.values()))
-            return reply.content
-        sent = self._sent_to(message)
-        if reply.metadata.reply_to_message_id in self._reduced:
-            # The grid has checked the parameters and clipped them: they are as many as were sent.
-            self._reduced.discard(reply.metadata.reply_to_message_id)
-            accept_metrics(reply.content, train=True)
-            self._bytes_up += sent.num_bytes
-            return reply.content
-        accepted = accept_train(reply.content, sent, self._clipping_norm)
-        self._bytes_up += sum(map(num_bytes, reply.content.array_records.values()))
-        return accepted
-
-    def _sent_to(self, message: Message) -> SentParameters:
-        """Return what a message to train carries; strategies send most clients the same."""
-        arrays = message.content.array_records[records.ARRAYS]
-        if self._sent is None or self._sent.arrays is not arrays:
-            self._sent = SentParameters(arrays)
-        return self._sent
 
 
 def _stated_round(batch: Sequence[Message]) -> int | None:

@@ -16,7 +16,7 @@ _TRAIN_METRICS = (records.NUM_EXAMPLES, records.LOSS)
 _EVALUATE_METRICS = (records.SCORES_ALL, records.SCORES_SEEN, records.SCORES_NEW)
 
 
-class ReplyFault(Exception):
+class ReplyError(Exception):
     """Why a reply must not be aggregated."""
 
 
@@ -42,9 +42,7 @@ def is_train(message: Message) -> bool:
     return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
 
 
-def accept_train(
-    reply: RecordDict, sent: SentParameters, clipping_norm: float = 0.0
-) -> RecordDict:
+def accept_train(reply: RecordDict, sent: SentParameters, clipping_norm: float = 0.0) -> RecordDict:
     """Return a reply to `train` as strategies see it: decompressed, its update clipped.
 
     Args:
@@ -53,13 +51,13 @@ def accept_train(
         clipping_norm: L2 norm to clip its update to; 0: no clipping.
 
     Raises:
-        ReplyFault: it must not be aggregated.
+        ReplyError: it must not be aggregated.
     """
     accept_metrics(reply, train=True)
     if set(reply.array_records) == {records.UPDATE}:
         values_P = sent.vector_P + _decompressed(reply.array_records[records.UPDATE], sent)
         if not values_P.isfinite().all():
-            raise ReplyFault("its compressed update is not finite")
+            raise ReplyError("its compressed update is not finite")
     else:
         _require_parameters(reply, sent.arrays)
         if not clipping_norm:
@@ -77,23 +75,23 @@ def accept_metrics(reply: RecordDict, *, train: bool) -> None:
     """Check the metrics of a reply to `train` or `evaluate`.
 
     Raises:
-        ReplyFault: it must not be aggregated.
+        ReplyError: it must not be aggregated.
     """
     required = _TRAIN_METRICS if train else _EVALUATE_METRICS
     if set(reply.metric_records) != {records.METRICS}:
-        raise ReplyFault(
+        raise ReplyError(
             f"its metrics are in {sorted(reply.metric_records)}, expected {records.METRICS!r}"
         )
     metrics = reply.metric_records[records.METRICS]
     for key in required:
         if key not in metrics:
-            raise ReplyFault(f"its metrics lack {key!r}")
+            raise ReplyError(f"its metrics lack {key!r}")
     for key, value in metrics.items():
         if not np.isfinite(value).all():
-            raise ReplyFault(f"{key} = {value} is not finite")
+            raise ReplyError(f"{key} = {value} is not finite")
     for key in required:
         if expected := _expected(key, metrics[key]):
-            raise ReplyFault(f"{key} = {metrics[key]}, expected {expected}")
+            raise ReplyError(f"{key} = {metrics[key]}, expected {expected}")
 
 
 def mean_metrics(replies: Iterable[MetricRecord], weights: Iterable[float]) -> MetricRecord:
@@ -130,27 +128,27 @@ def _decompressed(update: ArrayRecord, sent: SentParameters) -> torch.Tensor:
         compressed = {key: array.numpy() for key, array in update.items()}
         return torch.from_numpy(decompress(compressed, sent.layout.size))
     except (ValueError, EOFError, OSError) as error:
-        raise ReplyFault(f"its compressed update cannot be read: {error}") from error
+        raise ReplyError(f"its compressed update cannot be read: {error}") from error
 
 
 def _require_parameters(reply: RecordDict, expected: ArrayRecord) -> None:
     if set(reply.array_records) != {records.ARRAYS}:
-        raise ReplyFault(
+        raise ReplyError(
             f"its arrays are in {sorted(reply.array_records)}, expected {records.ARRAYS!r}"
         )
     returned = reply.array_records[records.ARRAYS]
     if set(returned) != set(expected):
-        raise ReplyFault("its parameters do not carry the names of the model's")
+        raise ReplyError("its parameters do not carry the names of the model's")
     for name, array in returned.items():
         try:
             values = array.numpy()
         except (ValueError, EOFError, OSError) as error:  # NumPy's reader's
-            raise ReplyFault(f"parameter {name} cannot be read: {error}") from error
+            raise ReplyError(f"parameter {name} cannot be read: {error}") from error
         if values.dtype.kind != "f":
-            raise ReplyFault(f"parameter {name} is of type {values.dtype}, expected floats")
+            raise ReplyError(f"parameter {name} is of type {values.dtype}, expected floats")
         if values.shape != tuple(expected[name].shape):
-            raise ReplyFault(
+            raise ReplyError(
                 f"parameter {name} has shape {values.shape}, expected {tuple(expected[name].shape)}"
             )
         if not np.isfinite(values).all():
-            raise ReplyFault(f"parameter {name} is not finite")
+            raise ReplyError(f"parameter {name} is not finite")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from task.config import CompressionConfig
 
 BLOCK = 256
-"""Entries that share one scale of `int8`: 1/64 of the size, and outliers spoil their block alone."""
+"""Entries that share a scale of `int8`: 1/64 more bytes, and an outlier spoils its block alone."""
 
 Compressed = dict[str, NDArray[np.generic]]
 
@@ -100,7 +100,7 @@ def _decode(name: str, compressed: Compressed, size: int) -> NDArray[np.float32]
         update_P[:] = (compressed["bfloat16"].astype(np.uint32) << 16).view(np.float32)
     elif name == "int8":
         scale_b = compressed["scale"].astype(np.float32)
-        update_P[:] = compressed["int8"] * np.repeat(scale_b, BLOCK)[:size]
+        update_P[:] = compressed["int8"].astype(np.float32) * np.repeat(scale_b, BLOCK)[:size]
     else:
         where_P = np.unpackbits(compressed["where"].astype(np.uint8))[:size].astype(bool)
         if int(where_P.sum()) != len(compressed["values"]):

@@ -99,16 +99,15 @@ def make_episode(
     index[order] = within
     answers = np.zeros(mask.size, dtype=np.float32)
     answers[order] = target.shares[target.exists]
-    on_device = (lambda array: _moved(array, device))
     source = _readable(shared) if features is None else features
     return Episode(
         context_x_BCd=_looked_up(source, context.rows, device),
-        context_y_BC=on_device(context.shares),
-        context_mask_BC=None if context.exists.all() else on_device(context.exists),
+        context_y_BC=_moved(context.shares, device),
+        context_mask_BC=None if context.exists.all() else _moved(context.exists, device),
         target_x_BTd=_looked_up(source, target.rows, device),
-        option_index_BQO=on_device(index.reshape(mask.shape)),
-        option_mask_BQO=on_device(mask),
-        target_y_BQO=on_device(answers.reshape(mask.shape)),
+        option_index_BQO=_moved(index.reshape(mask.shape), device),
+        option_mask_BQO=_moved(mask, device),
+        target_y_BQO=_moved(answers.reshape(mask.shape), device),
     )
 
 
@@ -122,9 +121,7 @@ class _Options:
     numbers: list[int]
 
     @classmethod
-    def of(
-        cls, chosen: Sequence[tuple[GroupData, NDArray[np.int64]]], multiple: int
-    ) -> "_Options":
+    def of(cls, chosen: Sequence[tuple[GroupData, NDArray[np.int64]]], multiple: int) -> "_Options":
         positions = [
             option_rows(data.answers.starts, data.answers.lengths, questions)
             for data, questions in chosen

@@ -51,9 +51,7 @@ class StackedLayerNorm(nn.Module):
         normed_KMw = F.layer_norm(x, x.shape[-1:], eps=self.eps).view(
             len(self.weight), -1, x.shape[-1]
         )
-        scaled_KMw = torch.addcmul(
-            self.bias.unsqueeze(1), normed_KMw, self.weight.unsqueeze(1)
-        )
+        scaled_KMw = torch.addcmul(self.bias.unsqueeze(1), normed_KMw, self.weight.unsqueeze(1))
         return scaled_KMw.view_as(x)
 
 

@@ -35,7 +35,8 @@ def stack_size(
     """
     if config.engine.stack_size:
         return config.engine.stack_size
-    fitting = int(_free_bytes(device) * MEMORY_SHARE / num_threads / _bytes(tokens, config, training))
+    budget = _free_bytes(device) * MEMORY_SHARE / num_threads
+    fitting = int(budget / _bytes(tokens, config, training))
     paying = MAX_STACK
     if device.type == "cpu":
         paying = int(PAYING_FLOPS / (2 * tokens * config.predictor.width**2))

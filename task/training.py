@@ -107,9 +107,7 @@ def train_stack(
     device = stack.values_KP.device
     gradient_KP = stack.values_KP.grad
     assert gradient_KP is not None  # the stack allocates it
-    optimizer = torch.optim.AdamW(
-        [stack.values_KP], weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW([stack.values_KP], weight_decay=config.weight_decay, fused=True)
     steps = [
         training_splits(data, config, seed, server_round, len(learning_rates)) for data in clients
     ]

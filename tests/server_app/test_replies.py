@@ -3,7 +3,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from server_app.replies import ReplyFault, SentParameters, accept_metrics, accept_train
+from server_app.replies import ReplyError, SentParameters, accept_metrics, accept_train
 from task import records
 
 PAIR = [1.5, 2.0]
@@ -34,7 +34,7 @@ def fault_of(message: Message, reply: RecordDict) -> str | None:
             accept_train(reply, SentParameters(message.content.array_records[records.ARRAYS]))
         else:
             accept_metrics(reply, train=False)
-    except ReplyFault as fault:
+    except ReplyError as fault:
         return str(fault)
     return None
 

@@ -1,0 +1,105 @@
+"""What the population grid makes of a runtime's replies."""
+
+from dataclasses import dataclass
+
+from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
+
+from server_app.arrays import num_bytes
+from server_app.replies import (
+    ReplyError,
+    SentParameters,
+    accept_metrics,
+    accept_train,
+    is_train,
+)
+from task import records
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """A message to a client, and whether the grid below keeps the reply's parameters."""
+
+    message: Message
+    reduced: bool
+
+
+class Inbox:
+    """Turns a node's reply into its client's, and rejects one that must not be aggregated.
+
+    Args:
+        clipping_norm: L2 norm to which every client's update is clipped; 0: no clipping.
+
+    Attributes:
+        num_bytes: array bytes of all valid replies so far, as they came over the wire.
+    """
+
+    def __init__(self, clipping_norm: float) -> None:
+        self.num_bytes = 0
+        self._clipping_norm = clipping_norm
+        self._expected: dict[str, _Expected] = {}  # by the runtime's message id
+        self._sent: SentParameters | None = None  # of the last message to train
+
+    def expect(self, message_id: str, message: Message, *, reduced: bool = False) -> None:
+        """Remember a message that the runtime has accepted under this id."""
+        self._expected[message_id] = _Expected(message, reduced)
+
+    def expects(self, reply: Message) -> bool:
+        """Return whether this replies to a message that is neither answered nor forgotten."""
+        return reply.metadata.reply_to_message_id in self._expected
+
+    def forget(self, message_id: str) -> None:
+        """Expect no reply to a message any more."""
+        self._expected.pop(message_id, None)
+
+    def read(self, reply: Message) -> Message:
+        """Return a reply as strategies see it: from its client, valid or with an error.
+
+        The client is found through the message that is replied to: an error reply for a lost node
+        names no node.
+        """
+        expected = self._expected.pop(reply.metadata.reply_to_message_id)
+        metadata = Metadata(
+            run_id=reply.metadata.run_id,
+            message_id=reply.metadata.message_id,
+            src_node_id=expected.message.metadata.dst_node_id,
+            dst_node_id=reply.metadata.dst_node_id,
+            reply_to_message_id=reply.metadata.reply_to_message_id,
+            group_id=expected.message.metadata.group_id,
+            created_at=reply.metadata.created_at,
+            ttl=reply.metadata.ttl,
+            message_type=expected.message.metadata.message_type,
+        )
+        if reply.has_error():
+            return make_message(metadata, error=reply.error)
+        try:
+            return make_message(metadata, self._accept(expected, reply.content))
+        except ReplyError as fault:
+            return make_message(metadata, error=Error(ErrorCode.UNKNOWN, str(fault)))
+
+    def sent_to(self, message: Message) -> SentParameters:
+        """Return the parameters in a message to train; strategies send most clients the same."""
+        arrays = message.content.array_records[records.ARRAYS]
+        if self._sent is None or self._sent.arrays is not arrays:
+            self._sent = SentParameters(arrays)
+        return self._sent
+
+    def _accept(self, expected: _Expected, reply: RecordDict) -> RecordDict:
+        """Return a reply's content as strategies see it, and count its bytes.
+
+        Raises:
+            ReplyError: it must not be aggregated.
+        """
+        size = sum(map(num_bytes, reply.array_records.values()))
+        accepted = reply
+        if not is_train(expected.message):
+            accept_metrics(reply, train=False)
+        elif expected.reduced:
+            # The grid has checked the parameters and clipped them: they are as many as were sent.
+            accept_metrics(reply, train=True)
+            size = self.sent_to(expected.message).num_bytes
+        else:
+            accepted = accept_train(reply, self.sent_to(expected.message), self._clipping_norm)
+        self.num_bytes += size
+        return accepted
