@@ -77,8 +77,8 @@ def plain_evaluate(model: PlainPredictor, data: GroupData, split: Split, device:
     model.eval()
     scores = []
     for target in split.target:
-        episode = make_episode([(data, Split(split.context, np.array([target])))])
-        episode = episode.to(torch.device(device))
+        part = (data, Split(split.context, np.array([target])))
+        episode = make_episode([part], device=device)
         out = model(episode.context_x_BCd[0], episode.context_y_BC[0], episode.target_x_BTd[0])
         guess = out[:, 0].softmax(0)
         scores.append(float(alignment_score(guess, episode.target_y_BQO[0, 0])))
@@ -140,7 +140,7 @@ def main() -> None:
     lengths = [data.answers.lengths[split.target].tolist() for split in splits]
     (evaluation,) = evaluation_splits(data, EVALUATION, 0)
 
-    episode = make_episode([(data, splits[0])]).to(torch.device(device))
+    episode = make_episode([(data, splits[0])], device=device)
     torch.testing.assert_close(
         episode_losses(ours, episode, "categorical").mean(), plain_loss(plain, episode, lengths[0])
     )
@@ -155,7 +155,7 @@ def main() -> None:
 
     def step(name: str) -> None:
         index = next(steps[name])
-        batch = make_episode([(data, splits[index])]).to(torch.device(device))
+        batch = make_episode([(data, splits[index])], device=device)
         if name == "ours":
             loss = episode_losses(ours.train(), batch, "categorical").mean()
         else:
