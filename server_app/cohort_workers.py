@@ -36,7 +36,8 @@ class Resources:
 
     Attributes:
         num_workers: processes; one is the server's own.
-        num_threads: stacks that a worker computes at the same time, one core each.
+        num_threads: stacks that a worker computes at the same time, each on a core or in turns on a
+            GPU.
         device: `cpu` or `cuda`; worker i has GPU i.
     """
 
@@ -60,7 +61,8 @@ class Resources:
                     f"engine.num-workers = {config.num_workers}: expected at most {gpus}, one per "
                     "GPU."
                 )
-            return cls(config.num_workers or gpus, config.num_threads or 1, "cuda")
+            # Two threads: one prepares episodes while the GPU works for the other.
+            return cls(config.num_workers or gpus, config.num_threads or 2, "cuda")
         affinity = getattr(os, "sched_getaffinity", None)
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         workers = config.num_workers or max(1, cores // THREADS_PER_WORKER)

@@ -68,7 +68,6 @@ class RunDirectory:
             yield
         except BaseException as error:
             self.write_status("failed", str(error) or type(error).__name__)
-            print(f"error: {error}", flush=True)
             raise
         self.write_status("completed")
 

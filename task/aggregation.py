@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 
+_BLOCK = 1 << 14
+
+
 @dataclass(frozen=True)
 class Reduction:
     """What a strategy that needs no single client's parameters wants instead: their mean.
@@ -41,12 +44,12 @@ class WeightedSum:
     def add(self, values_P: Tensor, weight: float) -> None:
         """Add one client's parameters."""
         self.weight += weight
-        self._add(values_P.to(torch.float64) * weight)
+        self._add(values_P, weight)
 
     def merge(self, other: "WeightedSum") -> None:
         """Add all that another sum holds."""
         self.weight += other.weight
-        self._add(other._high_P.to(self._high_P.device))
+        self._add(other._high_P.to(self._high_P.device), 1.0)
         self._low_P += other._low_P.to(self._low_P.device)
 
     def cpu(self) -> "WeightedSum":
@@ -69,11 +72,17 @@ class WeightedSum:
             raise ZeroDivisionError("A weighted mean needs a weight above 0.")
         return ((self._high_P + self._low_P) / self.weight).to(torch.float32)
 
-    def _add(self, term_P: Tensor) -> None:
-        total_P = self._high_P + term_P
-        rounded_P = total_P - self._high_P
-        self._low_P += (self._high_P - (total_P - rounded_P)) + (term_P - rounded_P)
-        self._high_P = total_P
+    def _add(self, values_P: Tensor, weight: float) -> None:
+        """Add weight * values, in blocks that stay in a core's cache."""
+        block = _BLOCK if values_P.device.type == "cpu" else max(1, len(values_P))
+        for high, low, values in zip(
+            self._high_P.split(block), self._low_P.split(block), values_P.split(block), strict=True
+        ):
+            term = values.to(torch.float64) * weight
+            total = high + term
+            rounded = total - high
+            low += (high - (total - rounded)).add_(term.sub_(rounded))
+            high.copy_(total)
 
 
 def clip_update(start_P: Tensor, values_P: Tensor, clipping_norm: float) -> Tensor:

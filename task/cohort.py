@@ -6,12 +6,12 @@ shards. Nothing here depends on how many threads or processes take part.
 Suffixes: K clients of a stack, n clients of a shard, P entries of a parameter vector.
 """
 
+import math
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from itertools import chain
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from task.parameters import Layout
 from task.predictor import PreferencePredictor
 from task.stacking import Stack
 from task.stacking_size import stack_size
-from task.training import train_stack
+from task.training import StackUpdate, train_stack
 
 SWITCH_SECONDS = 1e-4
 """How long a thread may hold Python's lock while another waits; Python's default is 5 ms, as long
@@ -129,11 +129,38 @@ class Cohort:
         num_examples: list[int] = []
         faults: dict[int, str] = {}
         values = []
-        for clients in stacks:
-            stack = self._stack(start, len(clients))
+        trained = (self._trained(start, start_on_device_P, task, clients) for clients in stacks)
+        for clients, update in chain.from_iterable(trained):
+            losses_K = update.losses_K.tolist()
+            finite_K = update.values_KP.isfinite().all(1).tolist()
+            for k, data in enumerate(clients):
+                if not (finite_K[k] and math.isfinite(losses_K[k])):
+                    faults[len(losses) + k] = _not_finite(layout, update.values_KP[k], losses_K[k])
+                elif total is not None and task.reduction is not None:
+                    values_P = update.values_KP[k]
+                    if norm := task.reduction.clipping_norm:
+                        values_P = clip_update(start_on_device_P, values_P, norm)
+                    total.add(values_P, len(data.trainable) if task.reduction.weighted else 1.0)
+            if total is None:
+                values.append(update.values_KP.cpu().clone())
+            losses += losses_K
+            num_examples += [len(data.trainable) for data in clients]
+        return TrainedShard(
+            losses,
+            num_examples,
+            faults,
+            torch.cat(values) if total is None else None,
+            total.cpu() if total is not None else None,
+        )
+
+    def _trained(
+        self, start: Start, start_P: Tensor, task: TrainTask, clients: Sequence[GroupData]
+    ) -> Iterator[tuple[Sequence[GroupData], StackUpdate]]:
+        """Train a stack; in halves, if the estimate was wrong and memory is out."""
+        try:
             update = train_stack(
-                stack,
-                start_on_device_P,
+                self._stack(start, len(clients)),
+                start_P,
                 clients,
                 self._config.train,
                 learning_rates=task.learning_rates,
@@ -143,26 +170,15 @@ class Cohort:
                 features=self._features_on_device(clients[0]),
                 autocast=self._autocast,
             )
-            finite_K = update.values_KP.isfinite().all(1).tolist()
-            for k, data in enumerate(clients):
-                if not finite_K[k]:
-                    faults[len(losses) + k] = _not_finite(layout, update.values_KP[k])
-                elif total is not None and task.reduction is not None:
-                    values_P = update.values_KP[k]
-                    if norm := task.reduction.clipping_norm:
-                        values_P = clip_update(start_on_device_P, values_P, norm)
-                    total.add(values_P, len(data.trainable) if task.reduction.weighted else 1.0)
-            if total is None:
-                values.append(update.values_KP.cpu().clone())
-            losses += update.losses_K.tolist()
-            num_examples += [len(data.trainable) for data in clients]
-        return TrainedShard(
-            losses,
-            num_examples,
-            faults,
-            torch.cat(values) if total is None else None,
-            total.cpu() if total is not None else None,
-        )
+        except torch.OutOfMemoryError:
+            if len(clients) == 1:
+                raise
+            self._local.stacks.clear()
+            torch.cuda.empty_cache()
+            for half in (clients[: len(clients) // 2], clients[len(clients) // 2 :]):
+                yield from self._trained(start, start_P, task, half)
+            return
+        yield clients, update
 
     def batches(self, groups: Sequence[GroupData]) -> list[list[tuple[int, int]]]:
         """Return which (group, context draw) pairs are scored together, large ones first."""
@@ -197,9 +213,8 @@ class Cohort:
         scores = []
         for batch in batches:
             parts = [(data, self._evaluation_splits(data)[draw]) for data, draw, _ in batch]
-            episode = make_episode(
-                parts, features=self._features_on_device(batch[0][0]), device=self._device
-            )
+            features = self._features_on_device(batch[0][0])
+            episode = make_episode(parts, features=features, device=self._device)
             with torch.autocast(
                 self._device.type, self._autocast, enabled=self._autocast is not None
             ):
@@ -245,19 +260,6 @@ class Cohort:
         return PreferencePredictor.of(self._config.predictor, feature_dimension).to(self._device)
 
 
-def merge_scores(
-    num_groups: int,
-    pairs: Sequence[tuple[int, int]],
-    scores: Sequence[GroupScores],
-) -> list[GroupScores]:
-    """Add the scores of (group, draw) pairs up per group, draw after draw."""
-    of_pair = dict(zip(pairs, scores, strict=True))
-    return [
-        reduce(add, (of_pair[pair] for pair in sorted(of_pair) if pair[0] == group), GroupScores())
-        for group in range(num_groups)
-    ]
-
-
 def _set_statistics(predictor: PreferencePredictor, start: Start) -> None:
     predictor.feature_mean.copy_(start.feature_mean)
     predictor.feature_std.copy_(start.feature_std)
@@ -272,9 +274,9 @@ def _training_tokens(data: GroupData, config: RunConfig) -> float:
     return train.episodes_per_step * (context + target) * options
 
 
-def _not_finite(layout: Layout, values_P: Tensor) -> str:
-    """Say which parameter is not finite, in the words of `server_app.replies`."""
+def _not_finite(layout: Layout, values_P: Tensor, loss: float) -> str:
+    """Say what is not finite, in the words of `server_app.replies`."""
     for name, values in layout.views(values_P).items():
         if not values.isfinite().all():
             return f"parameter {name} is not finite"
-    return "a parameter is not finite"
+    return f"loss = {loss} is not finite"

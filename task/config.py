@@ -390,7 +390,9 @@ class EngineConfig:
         "server's own process, without Ray.",
     )
     num_threads: int = _setting(
-        0, "`cohort` on CPU: threads per worker, a core each. 0: the machine's cores over workers."
+        0,
+        "`cohort`: threads per worker, each training a stack of its own. 0: on CPU the machine's "
+        "cores over the workers, on a GPU two.",
     )
     stack_size: int = _setting(
         0,

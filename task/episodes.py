@@ -70,7 +70,7 @@ def make_episode(
     *,
     features: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
-    multiple: int = 1,
+    multiple: int = 0,
 ) -> Episode:
     """Turn splits into padded tensors, one episode each.
 
@@ -78,9 +78,10 @@ def make_episode(
         parts: groups of one survey (they share one array of features) and their questions.
         features: the survey's features on `device`; None: the groups' own, moved there.
         device: where the tensors are to lie.
-        multiple: numbers of context and target options are padded to a multiple of this, so that
-            fewer shapes occur.
+        multiple: numbers of context and target options are padded to a multiple of this; 0: 1, and
+            32 on a GPU, whose memory and kernels are then reused among fewer shapes.
     """
+    multiple = multiple or (32 if torch.device(device).type == "cuda" else 1)
     shared = parts[0][0].features
     if any(data.features is not shared for data, _ in parts):
         raise ValueError("Episodes of one batch must come from groups that share their features.")
