@@ -1,6 +1,5 @@
 """Parameters in Flower's records, without serialising what stays in one process."""
 
-from collections.abc import Mapping
 from io import BytesIO
 
 import numpy as np
@@ -54,8 +53,10 @@ def to_vector(layout: Layout, arrays: ArrayRecord) -> torch.Tensor:
 
 def to_arrays(layout: Layout, vector_P: torch.Tensor) -> ArrayRecord:
     """Return a (P,) vector as a model's arrays, without copying."""
-    views: Mapping[str, torch.Tensor] = layout.views(vector_P)
-    return ArrayRecord({name: LocalArray(view.numpy()) for name, view in views.items()})
+    arrays = ArrayRecord()  # built from a dict, it would serialise every entry
+    for name, view in layout.views(vector_P).items():
+        arrays[name] = LocalArray(view.numpy())
+    return arrays
 
 
 def num_bytes(arrays: ArrayRecord) -> int:

@@ -24,7 +24,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from server_app.cohort_check import require_same_training
+from server_app.cohort_check import require_same_as_client_app
 from server_app.cohort_jobs import Job, Outcome, call_job, error_reply, score_jobs, train_jobs
 from server_app.cohort_workers import CLIENT_APP, NODE_ID, start_workers
 from server_app.federation import run_federation
@@ -52,9 +52,10 @@ class CohortGrid(Grid):
         self._run = Run.create_empty(0)
         self._jobs: deque[Job] = deque()
         self._running: dict[Future[Any], Job] = {}
+        self._awaited: set[str] = set()  # ids of messages that are not answered yet
         self._answers: dict[str, Message] = {}
         self._sum: WeightedSum | None = None
-        self._checked = False  # that stacks compute what the ClientApp would
+        self._checked: set[str] = set()  # what is known to be what the ClientApp would compute
         print(f"Engine: {self._description()}", flush=True)
 
     # -- Grid ---------------------------------------------------------------------------------
@@ -89,8 +90,10 @@ class CohortGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that are there, waiting for a moment when none is."""
-        self._collect()
-        return [self._answers.pop(i) for i in list(message_ids) if i in self._answers]
+        wanted = list(message_ids)
+        if not any(message_id in self._answers for message_id in wanted):
+            self._collect()
+        return [self._answers.pop(i) for i in wanted if i in self._answers]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -117,11 +120,16 @@ class CohortGrid(Grid):
         return self._push(list(messages), reduction)
 
     def take_sum(self) -> WeightedSum:
-        """Return the sum over the replies since the last push, and forget it."""
+        """Return the sum over the replies since the last reduced push, and forget it."""
         total, self._sum = self._sum, None
         if total is None:
             raise ValueError("Nothing was added up: no reply was pulled since the last push.")
         return total
+
+    def abandon(self, message_ids: Iterable[str]) -> None:
+        """Compute these messages no further; what is under way is thrown away when it is done."""
+        self._awaited -= set(message_ids)
+        self._jobs = deque(job for job in self._jobs if self._is_awaited(job))
 
     # -- Beyond -------------------------------------------------------------------------------
 
@@ -130,21 +138,16 @@ class CohortGrid(Grid):
         self._workers.close()
 
     def _push(self, batch: Sequence[Message], reduction: Reduction | None) -> list[str]:
-        """Turn messages into jobs; what an earlier push left undone is given up."""
-        self._jobs.clear()
-        for future in self._running:
-            future.cancel()
-        self._running.clear()
-        self._answers.clear()
-        self._sum = None
+        """Turn messages into jobs."""
+        if reduction:
+            self._sum = None
         messages = [_with_id(message) for message in batch]
+        self._awaited.update(message.metadata.message_id for message in messages)
         stacked = [] if self._why_called else [m for m in messages if _is_computed(m)]
         trained = [m for m in stacked if is_train(m)]
         scored = [m for m in stacked if not is_train(m)]
         computed = {m.metadata.message_id for m in stacked}
-        if trained and not self._checked:
-            require_same_training(self._workers, self._config, trained[0])
-            self._checked = True
+        self._check(trained, scored)
         for jobs, refused in (
             train_jobs(self._workers, self._config, trained, reduction),
             score_jobs(self._workers, self._config, scored),
@@ -164,7 +167,7 @@ class CohortGrid(Grid):
             job = self._jobs.popleft()
             future = self._workers.submit(job.method, *job.arguments, worker=job.worker)
             self._running[future] = job
-        if not self._running or self._answers:
+        if not self._running:
             return
         done, _ = wait(self._running, timeout=WAIT_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
@@ -174,15 +177,31 @@ class CohortGrid(Grid):
             except Exception as error:  # it must reach the population grid as its clients' failure
                 reason = f"{type(error).__name__}: {error}"
                 outcome = Outcome([error_reply(message, reason) for message in job.messages])
+            wanted = self._is_awaited(job)
             self._answer(outcome.replies)
-            if outcome.total is not None:
+            if outcome.total is not None and wanted:
                 if self._sum is None:
                     self._sum = outcome.total
                 else:
                     self._sum.merge(outcome.total)
 
     def _answer(self, replies: Iterable[Message]) -> None:
-        self._answers.update({reply.metadata.reply_to_message_id: reply for reply in replies})
+        """Keep replies; a message is answered once, though each of its jobs may fail."""
+        for reply in replies:
+            message_id = reply.metadata.reply_to_message_id
+            if message_id in self._awaited:
+                self._awaited.remove(message_id)
+                self._answers[message_id] = reply
+
+    def _is_awaited(self, job: Job) -> bool:
+        return any(message.metadata.message_id in self._awaited for message in job.messages)
+
+    def _check(self, trained: Sequence[Message], scored: Sequence[Message]) -> None:
+        """Once a run, for training and for scoring: compare with the ClientApp."""
+        for kind, messages in (("train", trained), ("score", scored)):
+            if messages and kind not in self._checked:
+                require_same_as_client_app(self._workers, self._config, messages)
+                self._checked.add(kind)
 
     def _description(self) -> str:
         resources = self._workers.resources

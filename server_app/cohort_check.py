@@ -1,51 +1,111 @@
 """Making sure that stacks compute what the ClientApp would."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 
 from server_app.arrays import layout_of, to_vector
-from server_app.cohort_jobs import call_job, train_jobs
+from server_app.cohort_jobs import call_job, score_jobs, train_jobs
 from server_app.cohort_workers import CLIENT_APP, Workers
+from server_app.replies import is_train
 from task import records
 from task.config import RunConfig
 from task.errors import RoundError
 
-TOLERANCES = {"float32": 0.05, "tf32": 0.3, "bfloat16": 0.6}
-"""Largest L2 distance of the two updates, relative to the update. Adam's first step is the sign of
-each gradient, so rounding turns some entries around; training on something else gives about 1.4."""
+UPDATE_TOLERANCES = {"float32": 0.05, "tf32": 0.3, "bfloat16": 0.6}
+"""Largest L2 distance of two updates of one step, relative to the update. Adam's first step is the
+sign of each gradient, so rounding turns some entries around; another training gives about 1.4."""
+
+METRIC_TOLERANCES = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 5e-2}
+"""Largest difference of two metrics, relative to the metric."""
 
 
-def require_same_training(workers: Workers, config: RunConfig, message: Message) -> None:
-    """Let the ClientApp and the stacks train one client for one step, and compare.
+def require_same_as_client_app(
+    workers: Workers, config: RunConfig, messages: Sequence[Message]
+) -> None:
+    """Let the ClientApp and the stacks answer one message (to train: for one step), and compare.
 
     Whoever changes a handler of the ClientApp and forgets to say so (`STACKABLE`) would otherwise
-    get results of the unchanged one.
+    get results of the unchanged one. A client that both fail is passed over for the next one.
 
     Raises:
         RoundError: they differ.
     """
-    arrays = message.content.array_records[records.ARRAYS]
-    layout = layout_of(arrays)
-    start_P = to_vector(layout, arrays)
-    one_step = _with_one_step(message)
-    call = call_job(one_step, workers.resources.num_workers)
-    (job,), _ = train_jobs(workers, config, [one_step], None)
-    updates: list[torch.Tensor] = []
-    for each in (call, job):
-        result = workers.submit(each.method, *each.arguments, worker=each.worker).result()
-        (reply,) = each.read(result).replies
-        if reply.has_error():
-            raise RoundError(f"The first client cannot be trained: {reply.error.reason}")
-        parameters = reply.content.array_records[records.ARRAYS]
-        updates.append(to_vector(layout, parameters) - start_P)
-    distance = float((updates[0] - updates[1]).norm() / updates[0].norm().clamp(min=1e-12))
-    if not distance <= TOLERANCES[config.engine.precision]:
-        raise RoundError(
-            f"After one local step the ClientApp ({CLIENT_APP}) and the cohort engine differ by "
-            f"{distance:.0%} of the update. If you changed the ClientApp, set STACKABLE = False in "
-            "it: the engine then calls it for every client."
+    for message in messages:
+        asked = _with_one_step(message) if is_train(message) else message
+        called, computed = _called(workers, asked), _computed(workers, config, asked)
+        if _failure(called) and _failure(computed):
+            continue
+        if difference := _difference(config, asked, called, computed):
+            raise RoundError(
+                f"The ClientApp ({CLIENT_APP}) and the cohort engine differ on the same message "
+                f"({message.metadata.message_type}): {difference}. If you changed the ClientApp, "
+                "set STACKABLE = False in it: the engine then calls it for every client."
+            )
+        return
+
+
+def _called(workers: Workers, message: Message) -> Message:
+    """Return the ClientApp's reply."""
+    job = call_job(message, workers.resources.num_workers)
+    (reply,) = job.read(
+        workers.submit(job.method, *job.arguments, worker=job.worker).result()
+    ).replies
+    return reply
+
+
+def _computed(workers: Workers, config: RunConfig, message: Message) -> Message:
+    """Return the stacks' reply."""
+    if is_train(message):
+        jobs, replies = train_jobs(workers, config, [message], None)
+    else:
+        jobs, replies = score_jobs(workers, config, [message])
+    for job in jobs:
+        result = workers.submit(job.method, *job.arguments, worker=job.worker).result()
+        replies += job.read(result).replies
+    return replies[0]
+
+
+def _difference(
+    config: RunConfig, message: Message, called: Message, computed: Message
+) -> str | None:
+    """Say how two replies to a message differ, if they do."""
+    if failure := _failure(called) or _failure(computed):
+        return f"only one of them answers, the other fails ({failure})"
+    precision = config.engine.precision
+    if is_train(message):
+        arrays = message.content.array_records[records.ARRAYS]
+        layout = layout_of(arrays)
+        start_P = to_vector(layout, arrays)
+        one_P, other_P = (
+            to_vector(layout, reply.content.array_records[records.ARRAYS]) - start_P
+            for reply in (called, computed)
         )
+        distance = float((one_P - other_P).norm() / one_P.norm().clamp(min=1e-12))
+        if not distance <= UPDATE_TOLERANCES[precision]:
+            return f"their updates after one local step by {distance:.0%}"
+    metrics, others = (_metrics(reply) for reply in (called, computed))
+    for key, value in metrics.items():
+        if key not in others or not np.allclose(value, others[key], METRIC_TOLERANCES[precision]):
+            return f"{key} is {value} and {others.get(key)}"
+    return None
+
+
+def _failure(reply: Message) -> str | None:
+    if reply.has_error():
+        return str(reply.error.reason)
+    for arrays in reply.content.array_records.values():
+        for name, array in arrays.items():
+            if not torch.from_numpy(array.numpy()).isfinite().all():
+                return f"parameter {name} is not finite"
+    return None
+
+
+def _metrics(reply: Message) -> MetricRecord:
+    return reply.content.metric_records[records.METRICS]
 
 
 def _with_one_step(message: Message) -> Message:

@@ -28,6 +28,9 @@ class ReducingGrid(Protocol):
     def take_sum(self) -> WeightedSum:
         """Return the sum over the replies pulled since, and forget it."""
 
+    def abandon(self, message_ids: Iterable[str]) -> None:
+        """Compute these messages no further: nobody waits for them any more."""
+
 
 @dataclass
 class Exchange:

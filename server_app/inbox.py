@@ -41,6 +41,10 @@ class Inbox:
         self._expected: dict[str, _Expected] = {}  # by the runtime's message id
         self._sent: SentParameters | None = None  # of the last message to train
 
+    def start(self) -> None:
+        """Begin a batch of messages: a strategy may have changed a record that it sends again."""
+        self._sent = None
+
     def expect(self, message_id: str, message: Message, *, reduced: bool = False) -> None:
         """Remember a message that the runtime has accepted under this id."""
         self._expected[message_id] = _Expected(message, reduced)

@@ -150,10 +150,8 @@ class PopulationGrid(Grid):
         if not batch:
             return exchange
         trains = any(is_train(message) for message in batch)
-        average = None
-        if trains and self._reduction:
-            average = Average(self._reduction, self._inbox.sent_to(batch[0]))
-        reduced = bool(average) and isinstance(self._grid, ReducingGrid) and self._grid.reduces
+        reduction = self._reduction if trains else None
+        reduced = bool(reduction) and isinstance(self._grid, ReducingGrid) and self._grid.reduces
         down_before, up_before = self._bytes_down, self._inbox.num_bytes
         awaited: dict[str, Message] = {}
         for message, message_id in zip(batch, self._push(batch, reduced=reduced), strict=True):
@@ -163,6 +161,7 @@ class PopulationGrid(Grid):
             else:
                 awaited[message_id] = message
         exchange.bytes_down = self._bytes_down - down_before
+        average = Average(reduction, self._inbox.sent_to(batch[0])) if reduction else None
         received: dict[int, Message] = {}
         while awaited:
             replies = list(self.pull_messages(awaited))
@@ -178,6 +177,8 @@ class PopulationGrid(Grid):
             if awaited and not replies:
                 elapsed = time.monotonic() - started
                 time.sleep(min(POLL_SECONDS + POLL_SHARE * elapsed, MAX_POLL_SECONDS))
+        if awaited and isinstance(self._grid, ReducingGrid):
+            self._grid.abandon(awaited)
         for message_id, message in awaited.items():
             self._inbox.forget(message_id)  # a late reply is ignored
             exchange.failures[self._client(message).name] = f"no reply within {timeout:.0f} s"
@@ -208,6 +209,7 @@ class PopulationGrid(Grid):
 
     def _push(self, batch: Sequence[Message], *, reduced: bool = False) -> list[str | None]:
         """Send messages to their clients' nodes; return None for one that is not accepted."""
+        self._inbox.start()
         if any(is_train(message) for message in batch):
             self.server_round = _stated_round(batch) or self.server_round + 1
         sizes: dict[int, int] = {}  # of records by identity: most clients are sent the same

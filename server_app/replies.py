@@ -1,15 +1,18 @@
 """Accepting a client's reply: what comes in is decoded, checked and clipped here, or rejected."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from server_app.arrays import layout_of, num_bytes, to_arrays, to_vector
 from task import records
 from task.aggregation import clip_update
 from task.compression import decompress
+from task.errors import RoundError
 from task.parameters import Layout
 
 _TRAIN_METRICS = (records.NUM_EXAMPLES, records.LOSS)
@@ -95,18 +98,24 @@ def accept_metrics(reply: RecordDict, *, train: bool) -> None:
 
 
 def mean_metrics(replies: Iterable[MetricRecord], weights: Iterable[float]) -> MetricRecord:
-    """Return metrics' weighted means, and the sum of their numbers of examples."""
-    total = 0.0
-    sums: dict[str, np.ndarray] = {}
+    """Return metrics' weighted means, and the sum of their numbers of examples.
+
+    Raises:
+        RoundError: a list of values is longer in one reply than in another.
+    """
     examples: float = 0
+    values: dict[str, list[float | list[float]]] = {}
+    of_key: dict[str, list[float]] = {}
     for metrics, weight in zip(replies, weights, strict=True):
-        total += weight
         examples += metrics[records.NUM_EXAMPLES]  # type: ignore[operator]
         for key, value in metrics.items():
-            sums[key] = sums.get(key, np.zeros(())) + weight * np.asarray(value, dtype=float)
-    means: Mapping[str, float | list[float]] = {
-        key: (value / total).tolist() for key, value in sums.items()
-    }
+            values.setdefault(key, []).append(value)  # type: ignore[arg-type]
+            of_key.setdefault(key, []).append(weight)
+    means: dict[str, float | list[float]] = {}
+    for key, each in values.items():
+        if len({np.shape(value) for value in each}) > 1:
+            raise RoundError(f"Clients sent metric {key!r} with different numbers of values.")
+        means[key] = np.average(np.array(each, dtype=float), axis=0, weights=of_key[key]).tolist()
     return MetricRecord({**means, records.NUM_EXAMPLES: examples})
 
 
@@ -124,11 +133,21 @@ def _expected(key: str, value: float | list[int] | list[float]) -> str | None:
 
 
 def _decompressed(update: ArrayRecord, sent: SentParameters) -> torch.Tensor:
+    compressed = {key: _read(key, array) for key, array in update.items()}
     try:
-        compressed = {key: array.numpy() for key, array in update.items()}
         return torch.from_numpy(decompress(compressed, sent.layout.size))
-    except (ValueError, EOFError, OSError) as error:
+    except ValueError as error:
         raise ReplyError(f"its compressed update cannot be read: {error}") from error
+
+
+def _read(name: str, array: Array) -> NDArray[Any]:
+    try:
+        values = array.numpy()
+    except Exception as error:  # the bytes are a stranger's, and NumPy's reader raises all sorts
+        raise ReplyError(f"parameter {name} cannot be read: {error}") from error
+    if not isinstance(values, np.ndarray):
+        raise ReplyError(f"parameter {name} cannot be read: it is a {type(values).__name__}")
+    return values
 
 
 def _require_parameters(reply: RecordDict, expected: ArrayRecord) -> None:
@@ -140,10 +159,7 @@ def _require_parameters(reply: RecordDict, expected: ArrayRecord) -> None:
     if set(returned) != set(expected):
         raise ReplyError("its parameters do not carry the names of the model's")
     for name, array in returned.items():
-        try:
-            values = array.numpy()
-        except (ValueError, EOFError, OSError) as error:  # NumPy's reader's
-            raise ReplyError(f"parameter {name} cannot be read: {error}") from error
+        values = _read(name, array)
         if values.dtype.kind != "f":
             raise ReplyError(f"parameter {name} is of type {values.dtype}, expected floats")
         if values.shape != tuple(expected[name].shape):

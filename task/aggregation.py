@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 _BLOCK = 1 << 14
 
 
@@ -76,7 +75,8 @@ class WeightedSum:
         """Add weight * values, in blocks that stay in a core's cache."""
         block = _BLOCK if values_P.device.type == "cpu" else max(1, len(values_P))
         for high, low, values in zip(
-            self._high_P.split(block), self._low_P.split(block), values_P.split(block), strict=True
+            *(vector.split(block) for vector in (self._high_P, self._low_P, values_P)),  # type: ignore[no-untyped-call]
+            strict=True,
         ):
             term = values.to(torch.float64) * weight
             total = high + term

@@ -157,6 +157,7 @@ class Cohort:
         self, start: Start, start_P: Tensor, task: TrainTask, clients: Sequence[GroupData]
     ) -> Iterator[tuple[Sequence[GroupData], StackUpdate]]:
         """Train a stack; in halves, if the estimate was wrong and memory is out."""
+        update = None
         try:
             update = train_stack(
                 self._stack(start, len(clients)),
@@ -173,12 +174,14 @@ class Cohort:
         except torch.OutOfMemoryError:
             if len(clients) == 1:
                 raise
-            self._local.stacks.clear()
-            torch.cuda.empty_cache()
-            for half in (clients[: len(clients) // 2], clients[len(clients) // 2 :]):
-                yield from self._trained(start, start_P, task, half)
+        if update is not None:
+            yield clients, update
             return
-        yield clients, update
+        # Not inside the except clause: its traceback would keep alive what did not fit.
+        self._local.stacks.clear()
+        torch.cuda.empty_cache()
+        for half in (clients[: len(clients) // 2], clients[len(clients) // 2 :]):
+            yield from self._trained(start, start_P, task, half)
 
     def batches(self, groups: Sequence[GroupData]) -> list[list[tuple[int, int]]]:
         """Return which (group, context draw) pairs are scored together, large ones first."""

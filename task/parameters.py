@@ -57,7 +57,7 @@ class Layout:
         """Return views of the parameters in a (P,) vector or (K, P) matrix."""
         leading = vector.shape[:-1]
         return {
-            name: vector[..., offset : offset + prod(shape)].view(*leading, *shape)
+            name: vector[..., offset : offset + prod(shape)].view((*leading, *shape))
             for (name, shape), offset in zip(
                 self.shapes.items(), self.offsets.values(), strict=True
             )

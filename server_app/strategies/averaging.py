@@ -47,4 +47,7 @@ class FedProx(_Averaging, flower.FedProx):
 
 def reduction_of(strategy: flower.Strategy) -> Reduction | None:
     """Return what a strategy wants instead of each client's parameters; None: it wants those."""
-    return strategy.reduction() if isinstance(strategy, Averages) else None
+    if not isinstance(strategy, Averages) or not callable(strategy.reduction):
+        return None
+    wanted = strategy.reduction()
+    return wanted if isinstance(wanted, Reduction) else None

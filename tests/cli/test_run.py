@@ -1,13 +1,18 @@
 """What `pluralllm run` refuses before it starts anything; whole runs are in end_to_end."""
 
+import json
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cli import run as cli_run
 from cli.run import _check
 from cli.superlink import CONNECTION, local_superlink
 from server_app.run_directory import RunDirectory
+from task.config import RunConfig, read_toml
 from task.errors import UserError
 from tests.cli.command import Command
 from tests.server_app.in_process_grid import tiny_config
@@ -18,6 +23,8 @@ TINY = ("data.synthetic-groups=4", "data.num-held-out-groups=1", "encoder.dimens
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["engine.name=cohrt"], "engine.name = 'cohrt': expected one of flower, cohort"),
+        (["compression.name=zip"], "compression.name = 'zip': expected one of"),
         (["run.directory=used"], "used' holds a run already"),
         (["strategy.name=fedavgg"], "Did you mean 'fedavg'?"),
         (["data.held-out-groups=Northern farmer"], "Did you mean 'Northern farmers'?"),
@@ -81,3 +88,94 @@ def test_a_superlink_that_does_not_start_is_an_error_with_its_log(
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(UserError, match="did not start"), local_superlink():
         pass
+
+
+# -- engine.name = cohort --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_flower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a SuperLink nor `flwr run` nor any other process is started."""
+    started = subprocess.Popen
+
+    def refuse(command: Any, *args: Any, **options: Any) -> Any:
+        program = command if isinstance(command, str) else command[0]
+        assert program == "uname", f"a process was started: {command}"  # Python's own `platform`
+        return started(command, *args, **options)
+
+    def no_superlink() -> None:
+        raise AssertionError("a SuperLink was asked for")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(cli_run, "local_superlink", no_superlink)
+
+
+def cohort_settings() -> list[str]:
+    changes = tiny_config(engine__name="cohort").to_flat().items() - RunConfig().to_flat().items()
+    return [f"{key}={value}" for key, value in changes]
+
+
+@pytest.mark.usefixtures("no_flower")
+def test_the_cohort_engine_runs_in_this_process(pluralllm: Command, tmp_path: Path) -> None:
+    outcome = pluralllm("run", *cohort_settings(), "run.directory=mine")
+    assert outcome.status == 0, outcome.err
+    assert "Engine: cohort, 1 worker(s) on " in outcome.out
+    assert "Simulation:" not in outcome.out
+    assert f"Run directory: {tmp_path / 'mine'}" in outcome.out
+    assert json.loads((tmp_path / "mine" / "status.json").read_text())["status"] == "completed"
+    saved = RunConfig.from_flat(read_toml(tmp_path / "mine" / "config.toml"))
+    assert saved.engine.name == "cohort"
+
+
+@pytest.mark.usefixtures("no_flower")
+def test_a_cohort_run_without_a_directory_is_written_below_the_current_one(
+    pluralllm: Command, tmp_path: Path
+) -> None:
+    assert pluralllm("run", *cohort_settings(), "train.num-rounds=1").status == 0
+    (made,) = (tmp_path / "runs").iterdir()
+    assert (made / "predictor-final" / "model.safetensors").exists()
+
+
+@pytest.mark.usefixtures("no_flower")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["run.directory=used"], "used' holds a run already"),
+        (["strategy.name=fedavgg"], "Did you mean 'fedavg'?"),
+        (["data.held-out-groups=Northern farmer"], "Did you mean 'Northern farmers'?"),
+        (["data.source=table", "data.path=gone.csv"], "gone.csv does not exist"),
+        (["engine.device=cuda"], "engine.device = 'cuda'"),
+        (["engine.stack-size=-1"], "engine.stack-size = -1: expected an integer >= 0"),
+        (["--actors", "2"], "--actors 2: Flower's engine has actors"),
+    ],
+)
+def test_a_cohort_run_that_cannot_work_is_one_line_and_status_2(
+    pluralllm: Command,
+    tmp_path: Path,
+    settings: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    RunDirectory.create(tmp_path / "used", tiny_config())
+    outcome = pluralllm("run", *TINY, "engine.name=cohort", *settings)
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_cohort_run_that_stops_says_why_and_records_it(
+    pluralllm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **options: Any) -> None:
+        raise ValueError("boom")
+
+    monkeypatch.setattr("task.cohort.train_stack", broken)
+    monkeypatch.setattr("server_app.cohort.require_same_training", lambda *_: None)
+    outcome = pluralllm("run", *cohort_settings(), "run.directory=mine")
+    assert outcome.status == 2
+    assert "Round 1: 0 of 3 clients sent a valid reply" in outcome.err
+    assert "Northern nurses: ValueError: boom" in outcome.err
+    status = json.loads((tmp_path / "mine" / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert "0 of 3 clients" in status["reason"]

@@ -1,16 +1,22 @@
 import random
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from flwr.serverapp.strategy import FedMedian, Strategy
 
 from server_app.discovery import Client
 from server_app.population import PopulationGrid
+from server_app.strategies import FedAvg
 from task import records
+from task.config import RunConfig
 from task.errors import RoundError
+from tests.server_app.cohort_runs import cohort_grid
 from tests.server_app.in_process_grid import (
     Fault,
     InProcessGrid,
@@ -130,7 +136,7 @@ def test_a_strangers_own_sampling_is_a_function_of_the_seed() -> None:
         config = tiny_config(data__synthetic_groups=9, data__num_held_out_groups=1, run__seed=seed)
         grid = InProcessGrid(config)
         random.seed()  # whatever ran before
-        strategy = FedAvg(fraction_train=0.5, fraction_evaluate=0.0)
+        strategy = FlowerFedAvg(fraction_train=0.5, fraction_evaluate=0.0)
         train_federated(grid, config, strategy=strategy, num_rounds=4)
         return cohorts(grid)
 
@@ -143,7 +149,7 @@ def test_a_strangers_own_sampling_is_a_function_of_the_seed() -> None:
 def test_a_stranger_may_have_flower_evaluate_the_training_clients() -> None:
     config = tiny_config()
     grid = InProcessGrid(config)
-    train_federated(grid, config, strategy=FedAvg())
+    train_federated(grid, config, strategy=FlowerFedAvg())
     evaluated = sorted(group_and_round(message)[0] for message in grid.messages("evaluate"))
     assert evaluated == TRAIN_GROUPS
 
@@ -418,3 +424,227 @@ def test_a_message_that_is_not_accepted_costs_that_client_alone(says_none: bool)
     train_federated(grid, config)
     trained = {group_and_round(message)[0] for message in grid.messages("train")}
     assert trained == set(TRAIN_GROUPS) - {"Northern nurses"}
+
+
+# -- Clipping --------------------------------------------------------------------------------------
+
+
+def flat(arrays: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(array.numpy()) for array in arrays.values()]).astype(float)
+
+
+def norms_seen(config: RunConfig, grid: Any, strategy: type[Strategy]) -> list[float]:
+    """Norms of the updates that a strategy sees over two rounds."""
+    start: list[np.ndarray] = []
+    norms: list[float] = []
+
+    class Spy(strategy):
+        def configure_train(self, server_round: int, arrays: ArrayRecord, *args: Any) -> Any:
+            start[:] = [flat(arrays)]
+            return super().configure_train(server_round, arrays, *args)
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            answered = list(replies)
+            for reply in answered:
+                returned = flat(reply.content.array_records[records.ARRAYS])
+                norms.append(float(np.linalg.norm(returned - start[0])))
+            return super().aggregate_train(server_round, answered)
+
+    train_federated(grid, config, strategy=Spy(fraction_evaluate=0.0), num_rounds=2)
+    return norms
+
+
+@pytest.mark.parametrize("runtime", [InProcessGrid, cohort_grid])
+@pytest.mark.parametrize("strategy", [FedMedian, FedAvg])
+@pytest.mark.parametrize("compression", ["none", "int8"])
+def test_no_strategy_sees_an_update_above_the_clipping_norm(
+    runtime: Any, strategy: type[Strategy], compression: str
+) -> None:
+    changes = {"compression__name": compression, "engine__num_threads": 1}
+    plain = tiny_config(**changes)
+    clipped = tiny_config(strategy__clipping_norm=0.02, **changes)
+
+    def seen(config: RunConfig) -> list[float]:
+        made = runtime(config)
+        with made if runtime is cohort_grid else nullcontext(made) as grid:
+            return norms_seen(config, grid, strategy)
+
+    number = 2 if strategy is FedAvg else 6  # it gets the mean of three clients
+    assert len(seen(clipped)) == number
+    assert min(seen(plain)) > 0.03
+    assert max(seen(clipped)) <= 0.02 + 1e-6
+
+
+def test_clipping_scales_each_update_and_averages_what_is_left() -> None:
+    norm = 0.05
+    config = tiny_config(strategy__clipping_norm=norm)
+    parameters, _ = train_federated(InProcessGrid(config), config)
+    _, predictor = make_population(InProcessGrid(config), config)
+    start = {name: p.detach().numpy() for name, p in predictor.named_parameters()}
+    clipped = []
+    for update in local_updates(config, TRAIN_GROUPS):
+        steps = {name: update.parameters[name].numpy() - start[name] for name in start}
+        length = np.sqrt(sum(np.square(step).sum() for step in steps.values()))
+        assert length > norm
+        clipped.append({name: step * norm / length for name, step in steps.items()})
+    for name, values in parameters.items():
+        expected = start[name] + sum(step[name] for step in clipped) / 3
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_a_client_that_sends_a_huge_update_moves_the_average_by_the_norm_at_most() -> None:
+    config = tiny_config(strategy__clipping_norm=0.05)
+    fault = only(with_parameter(lambda a: a + 1e6), message_type="train", group=FAULTY)
+    attacked, population = train_federated(InProcessGrid(config, fault=fault), config)
+    honest, _ = train_federated(InProcessGrid(config), config)
+    assert population.last_train.failures == {}
+    moved = np.sqrt(sum(np.square(attacked[name] - honest[name]).sum() for name in honest))
+    assert 0 < moved <= 2 * 0.05 / 3 + 1e-6
+
+
+# -- Compression -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("bfloat16", 1.8, 2.05), ("int8", 3.0, 4.0), ("top-k", 4.5, 9.0)]
+)
+def test_compressed_updates_cost_what_crosses_the_wire(
+    name: str, least: float, most: float
+) -> None:
+    sent_back: list[Message] = []
+
+    def listen(message: Message, answer: Callable[[Message], Message]) -> Message:
+        sent_back.append(answer(message))
+        return sent_back[-1]
+
+    size: dict[str, int] = {}
+    width = {"predictor__width": 64, "predictor__feedforward_width": 64}
+    for compression in ("none", name):
+        sent_back.clear()
+        config = tiny_config(compression__name=compression, **width)
+        grid = InProcessGrid(config, fault=only(listen, message_type="train"))
+        _, population = train_federated(grid, config)
+        size[compression] = population.last_train.bytes_up
+        assert size[compression] == sum(array_bytes(reply) for reply in sent_back)
+    assert least < size["none"] / size[name] < most
+
+
+def spoil(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Fault:
+    def changed(content: RecordDict) -> None:
+        arrays = content.array_records[records.UPDATE]
+        arrays[key] = Array(change(arrays[key].numpy().copy()))
+
+    return with_content(changed)
+
+
+def both(content: RecordDict) -> None:
+    content[records.ARRAYS] = ArrayRecord({"w": Array(np.zeros(3))})
+
+
+MALFORMED: dict[str, tuple[str, Fault, str]] = {
+    "bfloat16 of another type": (
+        "bfloat16",
+        spoil("bfloat16", lambda a: a.astype(np.float32)),
+        "array 'bfloat16' of a compressed update is float32",
+    ),
+    "bfloat16 NaN": ("bfloat16", spoil("bfloat16", lambda a: a * 0 + 0x7FC0), "is not finite"),
+    "bfloat16 infinite": ("bfloat16", spoil("bfloat16", set_first(0x7F80)), "is not finite"),
+    "too short": ("bfloat16", spoil("bfloat16", lambda a: a[:-1]), "expected uint16"),
+    "too long": ("int8", spoil("int8", lambda a: np.append(a, a[:1])), "expected int8"),
+    "a matrix": ("int8", spoil("int8", lambda a: a[None]), "expected int8"),
+    "unsigned": ("int8", spoil("int8", lambda a: a.astype(np.uint8)), "is uint8"),
+    "NaN scale": ("int8", spoil("scale", set_first(np.nan)), "is not finite"),
+    "infinite scale": ("int8", spoil("scale", set_first(np.inf)), "is not finite"),
+    "double scale": ("int8", spoil("scale", lambda a: a.astype(float)), "is float64"),
+    "few scales": ("int8", spoil("scale", lambda a: a[1:]), "expected float32"),
+    "text": ("int8", spoil("int8", lambda a: a.astype(str)), "array 'int8'"),
+    "few values": ("top-k", spoil("values", lambda a: a[1:]), "another number of values"),
+    "no values": ("top-k", spoil("values", lambda a: a[:0]), "another number of values"),
+    "many places": ("top-k", spoil("where", lambda a: a | 255), "another number of values"),
+    "few places": ("top-k", spoil("where", lambda a: a[1:]), "expected uint8"),
+    "value NaN": ("top-k", spoil("values", set_first(np.nan)), "is not finite"),
+    "unknown names": (
+        "int8",
+        with_content(lambda c: c.array_records[records.UPDATE].update(more=Array(np.zeros(1)))),
+        "are no compressed update",
+    ),
+    "an array less": (
+        "int8",
+        with_content(lambda c: c.array_records[records.UPDATE].pop("scale")),
+        "are no compressed update",
+    ),
+    "empty": (
+        "int8",
+        with_content(lambda c: c.update(update=ArrayRecord())),
+        "are no compressed update",
+    ),
+    "parameters too": ("int8", with_content(both), "its arrays are in ['arrays', 'update']"),
+    "no arrays": ("int8", with_content(lambda c: c.pop(records.UPDATE)), "its arrays are in []"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_compressed_update_is_named_and_the_others_are_aggregated(name: str) -> None:
+    compression, fault, reason = MALFORMED[name]
+    config = tiny_config(compression__name=compression)
+    grid = InProcessGrid(config, fault=only(fault, message_type="train", group=FAULTY))
+    parameters, population = train_federated(grid, config)
+    assert list(population.last_train.failures) == [FAULTY]
+    assert reason in population.last_train.failures[FAULTY]
+    assert len(population.last_train.replies) == 2
+    lost_reply = InProcessGrid(config, fault=only(lost, message_type="train", group=FAULTY))
+    assert identical(parameters, train_federated(lost_reply, config)[0])
+
+
+def npy(header: str) -> bytes:
+    """A file of NumPy's format 1.0 without data."""
+    padded = header.encode() + b" " * (63 - (len(header) + 10) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
+
+
+def archive() -> bytes:
+    buffer = BytesIO()
+    np.savez(buffer, w=np.ones(3))
+    return buffer.getvalue()
+
+
+UNREADABLE = [
+    pytest.param(b"", id="empty"),
+    pytest.param(b"\x80\x04K\x01.", id="pickle"),
+    pytest.param(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-5,), }"), id="negative"),
+    pytest.param(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }"), id="no data"),
+    pytest.param(b"PK\x03\x04 no archive", id="broken archive"),
+    pytest.param(archive(), id="archive"),
+    pytest.param(npy("{'descr': '<f4', 'shape': (16, "), id="open bracket"),
+    pytest.param(
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }"),
+        id="petabytes",
+    ),
+]
+
+
+@pytest.mark.parametrize("data", UNREADABLE)
+@pytest.mark.parametrize("compression", ["none", "int8"])
+def test_bytes_that_are_no_array_are_named_whatever_they_are(compression: str, data: bytes) -> None:
+    def replaced(content: RecordDict) -> None:
+        (record,) = content.array_records.values()
+        name, array = next(iter(record.items()))
+        record[name] = Array(array.dtype, array.shape, array.stype, data)
+
+    config = tiny_config(compression__name=compression)
+    fault = only(with_content(replaced), message_type="train", group=FAULTY)
+    _, population = train_federated(InProcessGrid(config, fault=fault), config)
+    assert list(population.last_train.failures) == [FAULTY]
+
+
+@pytest.mark.parametrize("compression", ["none", "int8"])
+def test_an_array_of_another_library_is_named(compression: str) -> None:
+    def replaced(content: RecordDict) -> None:
+        (record,) = content.array_records.values()
+        name, array = next(iter(record.items()))
+        record[name] = Array(array.dtype, array.shape, "another.library", array.data)
+
+    config = tiny_config(compression__name=compression)
+    fault = only(with_content(replaced), message_type="train", group=FAULTY)
+    _, population = train_federated(InProcessGrid(config, fault=fault), config)
+    assert list(population.last_train.failures) == [FAULTY]

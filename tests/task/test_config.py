@@ -150,6 +150,18 @@ IMPOSSIBLE = [
     {"strategy.name": ""},
     {"strategy.proximal-mu": -1.0},
     {"strategy.proximal-mu": 0.0, "strategy.name": "fedprox"},
+    {"strategy.q": -0.1},
+    {"strategy.clipping-norm": -1.0},
+    {"compression.name": "int4"},
+    {"compression.name": ""},
+    {"compression.top-k-fraction": 0.0},
+    {"compression.top-k-fraction": 1.1},
+    {"engine.name": "ray"},
+    {"engine.num-workers": -1},
+    {"engine.num-threads": -1},
+    {"engine.stack-size": -1},
+    {"engine.device": "mps"},
+    {"engine.precision": "float16"},
 ]
 
 
@@ -159,6 +171,51 @@ def test_an_impossible_value_is_an_error_that_names_key_and_value(flat):
     with pytest.raises(ConfigError) as error:
         RunConfig.from_flat(flat)
     assert str(error.value).startswith(f"{key} = {value!r}: expected ")
+
+
+EXPECTED = {
+    "strategy.q": "a number >= 0",
+    "strategy.clipping-norm": "a number >= 0",
+    "compression.name": "one of none, bfloat16, int8, top-k",
+    "compression.top-k-fraction": "a number above 0 and at most 1",
+    "engine.name": "one of flower, cohort",
+    "engine.num-workers": "an integer >= 0",
+    "engine.num-threads": "an integer >= 0",
+    "engine.stack-size": "an integer >= 0",
+    "engine.device": "one of auto, cpu, cuda",
+    "engine.precision": "one of float32, tf32, bfloat16",
+}
+
+
+@pytest.mark.parametrize("flat", [f for f in IMPOSSIBLE if next(iter(f)) in EXPECTED], ids=str)
+def test_an_impossible_value_of_the_engine_is_an_error_that_says_what_is_expected(flat):
+    (key, value), *_ = flat.items()
+    with pytest.raises(ConfigError) as error:
+        RunConfig.from_flat(flat)
+    assert str(error.value).startswith(f"{key} = {value!r}: expected {EXPECTED[key]}.")
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        {"strategy.q": 0.0, "strategy.clipping-norm": 0.0, "engine.stack-size": 0},
+        {"strategy.q": 5.0, "strategy.clipping-norm": 0.5, "engine.stack-size": 1},
+        {"compression.name": "top-k", "compression.top-k-fraction": 1.0},
+        {"engine.name": "cohort", "engine.device": "cuda", "engine.precision": "tf32"},
+        {"engine.num-workers": 8, "engine.num-threads": 2},
+    ],
+    ids=str,
+)
+def test_settings_at_the_edge_of_what_is_possible_are_possible(flat):
+    config = RunConfig.from_flat(flat).to_flat()
+    assert {key: config[key] for key in flat} == flat
+
+
+def test_the_engine_is_flower_and_nothing_is_clipped_or_compressed_unless_asked():
+    config = RunConfig()
+    assert config.engine.name == "flower"
+    assert config.compression.name == "none"
+    assert config.strategy.clipping_norm == 0
 
 
 def test_a_misspelt_choice_gets_a_suggestion():

@@ -4,8 +4,16 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 from task.config import EvaluationConfig
-from task.evaluation import evaluate_group, evaluation_splits
-from tests.task.examples import make_group, make_predictor, predict_one, question_tensors
+from task.episodes import make_episode
+from task.evaluation import evaluate_group, evaluation_splits, score_episode
+from task.metrics import GroupScores
+from tests.task.examples import (
+    make_group,
+    make_predictor,
+    of_one_survey,
+    predict_one,
+    question_tensors,
+)
 
 LENGTHS = [2, 3, 4, 2, 5, 3, 2, 2, 3, 4, 6, 2]
 CONFIG = EvaluationConfig(num_context=4, num_draws=3)
@@ -80,3 +88,54 @@ def test_evaluation_changes_no_parameter_and_computes_no_gradient():
     evaluate_group(predictor, HELD_OUT, CONFIG, 0, HELD_OUT.question_keys)
     assert all(torch.equal(before[n], tensor) for n, tensor in predictor.state_dict().items())
     assert all(parameter.grad is None for parameter in predictor.parameters())
+
+
+def flat(scores):
+    means = (scores.all, scores.seen, scores.new)
+    return [number for mean in means for number in (mean.total, mean.weight)]
+
+
+RAGGED = of_one_survey(
+    [
+        make_group(LENGTHS, role="held-out", seed=1, group="A"),
+        make_group([2, 2, 3, 2, 2, 2], held_back=[4], seed=2, group="B"),
+        make_group([6, 3, 5, 2, 4, 6, 3, 3], held_back=[0, 1, 5], seed=3, group="C"),
+        make_group([2, 5], role="held-out", seed=4, group="D"),
+    ]
+)
+
+
+def test_a_batch_of_groups_scores_each_as_if_it_were_alone():
+    predictor = make_predictor()
+    config = EvaluationConfig(num_context=1, num_draws=3)
+    keys = [RAGGED[0].question_keys[:5], RAGGED[1].question_keys, RAGGED[2].question_keys[1:2]]
+    keys.append(np.array([], dtype=np.int64))
+    totals = [GroupScores() for _ in RAGGED]
+    for draw in range(3):
+        parts = [(data, evaluation_splits(data, config, 0)[draw]) for data in RAGGED]
+        with torch.inference_mode():
+            scores = score_episode(predictor, make_episode(parts), parts, keys)
+        totals = [total + score for total, score in zip(totals, scores, strict=True)]
+    for data, seen, total in zip(RAGGED, keys, totals, strict=True):
+        alone = evaluate_group(predictor, data, config, 0, seen)
+        assert flat(total) == pytest.approx(flat(alone), abs=1e-5)
+        assert total.seen.weight + total.new.weight == total.all.weight > 0
+
+
+def test_the_groups_of_a_batch_differ_and_so_do_their_scores():
+    parts = [
+        (data, evaluation_splits(data, EvaluationConfig(num_context=1), 0)[0]) for data in RAGGED
+    ]
+    with torch.inference_mode():
+        scores = score_episode(
+            make_predictor(), make_episode(parts), parts, [data.question_keys for data in RAGGED]
+        )
+    assert len({score.all.value for score in scores}) == len(RAGGED)
+    assert [score.seen for score in scores] == [score.all for score in scores]
+    assert [score.all.weight for score in scores] == [11, 1, 3, 1]
+
+
+def test_every_group_of_a_batch_needs_the_keys_of_its_seen_questions():
+    parts = [(data, evaluation_splits(data, CONFIG, 0)[0]) for data in RAGGED[:1]]
+    with pytest.raises(ValueError, match="argument"), torch.inference_mode():
+        score_episode(make_predictor(), make_episode(parts), parts, [])

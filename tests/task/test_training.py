@@ -9,7 +9,8 @@ from task.config import TrainConfig
 from task.episodes import Split, make_episode, sample_split
 from task.predictor import PreferencePredictor
 from task.seeding import generator
-from task.training import episode_losses, train_client
+from task.stacking import Stack
+from task.training import episode_losses, train_client, train_stack
 from tests.task.examples import (
     SHORT_EPISODES,
     SMALL,
@@ -217,3 +218,110 @@ def test_the_loss_falls_over_rounds_on_a_learnable_task():
         losses.append(update.loss)
     entropy = -(shares * shares.log()).sum(1).mean().item()  # the lowest loss there can be
     assert losses[-1] - entropy < 0.3 * (losses[0] - entropy)
+
+
+SIZES = ([2, 3, 4, 2, 5, 3, 2, 2, 3, 4], [2] * 5, [6, 5, 4, 3, 6, 2, 3], [2, 3, 2, 2, 2, 2, 2, 4])
+CLIENTS = of_one_survey(
+    [make_group(lengths, held_back=[1], seed=k, group=f"G{k}") for k, lengths in enumerate(SIZES)]
+)
+
+
+def train_together(
+    clients=CLIENTS, config=SHORT_EPISODES, rates=(0.01,) * 3, dtype=torch.float32, **changes
+):
+    predictor = make_predictor().to(dtype)
+    stack = changes.pop("stack", None) or Stack(predictor, len(clients))
+    start = stack.layout.flatten(dict(make_predictor().to(dtype).named_parameters()))
+    chosen = {"seed": 0, "server_round": 1} | changes
+    update = train_stack(stack, start, clients, config, learning_rates=rates, **chosen)
+    return update, stack
+
+
+@pytest.mark.parametrize("objective", ["categorical", "gaussian"])
+@pytest.mark.parametrize(
+    ("settings", "rates", "mu"),
+    [
+        ({}, (0.01,), 0.0),
+        ({}, (0.02, 0.01, 0.0, 0.005), 0.0),
+        ({"weight_decay": 0.3}, (0.01,) * 3, 0.0),
+        ({"episodes_per_step": 3}, (0.01,) * 3, 0.0),
+        # With some decay: without, the proximal term and Adam blow up the rounding of gradients
+        # that are zero by invariance, even in double precision (`head.0.bias`, categorical).
+        ({"weight_decay": 0.1}, (0.01,) * 3, 0.7),
+        ({"weight_decay": 0.1, "episodes_per_step": 2}, (0.02, 0.01, 0.005), 2.0),
+    ],
+    ids=["one step", "rates", "decay", "episodes", "proximal", "all"],
+)
+def test_a_stack_trains_each_client_as_if_it_were_alone(objective, settings, rates, mu):
+    config = replace(SHORT_EPISODES, objective=objective, **settings)
+    chosen = {"seed": 3, "server_round": 2, "proximal_mu": mu}
+    together, stack = train_together(config=config, rates=rates, dtype=torch.double, **chosen)
+    views = stack.layout.views(together.values_KP)
+    for k, data in enumerate(CLIENTS):
+        update, parameters = train(data, config, rates, torch.double, **chosen)
+        assert distance(update.parameters, parameters) > 0.01
+        for name, expected in update.parameters.items():
+            torch.testing.assert_close(views[name][k], expected, rtol=0, atol=1e-9)
+        assert float(together.losses_K[k]) == pytest.approx(update.loss, rel=1e-10)
+
+
+def test_clients_of_a_stack_train_apart():
+    values_KP = train_together()[0].values_KP
+    for k in range(len(CLIENTS)):
+        for other in range(k):
+            assert (values_KP[k] - values_KP[other]).norm() > 0.01
+
+
+def test_a_stack_of_one_trains_to_the_bits_of_a_client():
+    update, stack = train_together(CLIENTS[:1])
+    alone, _ = train(CLIENTS[0])
+    assert equal(alone.parameters, stack.layout.views(update.values_KP[0]))
+    assert update.losses_K.tolist() == [alone.loss]
+
+
+def test_a_stack_that_trained_before_trains_to_the_same_bits():
+    first, stack = train_together()
+    values, losses = first.values_KP.clone(), first.losses_K.clone()
+    train_together(CLIENTS[::-1], stack=stack, server_round=5, proximal_mu=1.0)
+    again, _ = train_together(stack=stack)
+    assert torch.equal(again.values_KP, values)
+    assert torch.equal(again.losses_K, losses)
+
+
+def test_features_that_are_given_train_to_the_same_bits():
+    own, _ = train_together()
+    given, _ = train_together(features=torch.from_numpy(CLIENTS[0].features.copy()))
+    assert torch.equal(given.values_KP, own.values_KP)
+    assert torch.equal(given.losses_K, own.losses_K)
+    doubled, _ = train_together(features=torch.from_numpy(CLIENTS[0].features * 2))
+    assert not torch.equal(doubled.values_KP, own.values_KP)
+
+
+def test_the_start_is_left_as_it_was_and_gaps_stay_zero():
+    stack = Stack(make_predictor(), 4)
+    start = stack.layout.flatten(dict(make_predictor().named_parameters()))
+    before = start.clone()
+    update = train_stack(
+        stack, start, CLIENTS, replace(SHORT_EPISODES, weight_decay=0.1),
+        learning_rates=(0.01,) * 2, seed=0, server_round=1, proximal_mu=0.5,
+    )  # fmt: skip
+    assert torch.equal(start, before)
+    gaps = stack.layout.flatten(
+        {name: torch.ones(shape) for name, shape in stack.layout.shapes.items()}
+    ).logical_not()
+    assert int(gaps.sum()) > 0
+    assert not update.values_KP[:, gaps].any()
+
+
+@pytest.mark.parametrize("clients", [CLIENTS, CLIENTS[:1]], ids=["stack", "one"])
+def test_bfloat16_trains_float32_parameters_close_to_those_of_float32(clients):
+    rates = (0.003,) * 4
+    full, _ = train_together(clients, rates=rates)
+    lower, stack = train_together(clients, rates=rates, autocast=torch.bfloat16)
+    assert lower.values_KP.dtype == torch.float32
+    assert not torch.equal(lower.values_KP, full.values_KP)
+    torch.testing.assert_close(lower.losses_K.float(), full.losses_K, rtol=0.02, atol=0)
+    start = stack.layout.flatten(dict(make_predictor().named_parameters()))
+    for k in range(len(clients)):
+        moved, apart = full.values_KP[k] - start, lower.values_KP[k] - full.values_KP[k]
+        assert apart.norm() < 0.5 * moved.norm()

@@ -1,0 +1,108 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server_app.arrays import LocalArray, layout_of, num_bytes, to_arrays, to_vector
+
+shapes = st.lists(st.integers(0, 9), max_size=4).map(tuple)
+
+
+def values_of(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
+
+
+@given(shapes)
+def test_bytes_dtype_and_shape_are_those_of_flowers_array(shape: tuple[int, ...]) -> None:
+    values = np.asarray(values_of(shape))
+    ours, theirs = LocalArray(values), Array(values)
+    assert ours.data == theirs.data
+    assert (ours.dtype, tuple(ours.shape), ours.stype) == (
+        theirs.dtype,
+        tuple(theirs.shape),
+        theirs.stype,
+    )
+    assert ours.num_bytes == len(ours.data)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (10**6,), (1000, 3), (1,) * 12])
+def test_the_number_of_bytes_is_known_without_writing_them(shape: tuple[int, ...]) -> None:
+    array = LocalArray(np.zeros(shape, dtype=np.float32))
+    assert array.num_bytes == len(array.data)
+
+
+@pytest.mark.parametrize("view", [lambda a: a.T, lambda a: a[::2], lambda a: a[:, 1:]])
+def test_a_view_is_written_as_its_values(view) -> None:
+    values = view(values_of((6, 4)))
+    array = LocalArray(values)
+    np.testing.assert_array_equal(Array("", (), "numpy.ndarray", array.data).numpy(), values)
+    assert array.num_bytes == len(array.data)
+
+
+def test_values_are_copied_when_they_are_read_and_not_before() -> None:
+    values = values_of((3, 2))
+    array = LocalArray(values)
+    read = array.numpy()
+    read[:] = 7
+    assert array.numpy().tobytes() == values.tobytes() != read.tobytes()
+    values[0, 0] = 5
+    assert array.numpy()[0, 0] == 5
+    assert read.flags.writeable
+
+
+def test_local_arrays_cross_the_wire_as_flowers_do() -> None:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    values = {"a": values_of((3, 2)), "b": np.array(3, dtype=np.float32)}
+    received = []
+    for kind in (Array, LocalArray):
+        arrays = ArrayRecord({name: kind(value) for name, value in values.items()})
+        message = Message(RecordDict({"arrays": arrays}), dst_node_id=1, message_type="train")
+        proto = message_to_proto(message)
+        received.append(message_from_proto(proto).content.array_records["arrays"])
+    theirs, ours = received
+    assert theirs == ours
+    for name, value in values.items():
+        assert type(ours[name]) is Array
+        np.testing.assert_array_equal(ours[name].numpy(), value)
+
+
+def test_local_arrays_can_be_pickled() -> None:
+    values = values_of((3, 2))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(LocalArray(values))).numpy(), values)
+
+
+def test_vectors_become_arrays_and_vectors_again() -> None:
+    given = {"w": torch.randn(3, 5), "b": torch.randn(7)}
+    arrays = ArrayRecord(given)
+    layout = layout_of(arrays)
+    assert list(layout.shapes) == ["w", "b"]
+    vector = to_vector(layout, arrays)
+    assert vector.shape == (layout.size,)
+    back = to_arrays(layout, vector)
+    assert torch.equal(to_vector(layout, back), vector)
+    for name, tensor in given.items():
+        assert back[name].data == Array(tensor.numpy()).data
+        assert torch.equal(back.to_torch_state_dict()[name], tensor)
+
+
+def test_a_vectors_arrays_are_not_serialised() -> None:
+    given = ArrayRecord({"w": torch.randn(3, 5)})
+    layout = layout_of(given)
+    vector = to_vector(layout, given)
+    arrays = to_arrays(layout, vector)
+    assert isinstance(arrays["w"], LocalArray)
+    vector += 1
+    np.testing.assert_array_equal(arrays["w"].numpy(), given["w"].numpy() + 1)
+
+
+def test_the_bytes_of_a_record_are_those_of_its_arrays() -> None:
+    values = values_of((100,))
+    record = ArrayRecord({"theirs": Array(values), "ours": LocalArray(values)})
+    assert num_bytes(record) == sum(len(array.data) for array in record.values())
+    assert num_bytes(ArrayRecord()) == 0
