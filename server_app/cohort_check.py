@@ -86,7 +86,7 @@ def _difference(
         )
         distance = float((one_P - other_P).norm() / one_P.norm().clamp(min=1e-12))
         if not distance <= UPDATE_TOLERANCES[precision]:
-            return f"their updates after one local step by {distance:.0%}"
+            return f"after one local step they are {distance:.0%} of the update apart"
     metrics, others = (_metrics(reply) for reply in (called, computed))
     for key, value in metrics.items():
         if key not in others or not np.allclose(value, others[key], METRIC_TOLERANCES[precision]):
