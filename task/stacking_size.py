@@ -8,9 +8,12 @@ from task.config import RunConfig
 MAX_STACK = 256
 """More than this many clients at once saturate any device we know."""
 
-PAYING_FLOPS = 2e6
-"""On a CPU: a matrix product of this size takes as long as ten calls cost; beyond it, stacking
-gains less than the padding of unequal clients loses (`benchmarks/stack_size.py`)."""
+PAYING_FLOPS = 8e6
+"""On a CPU: stacks whose matrix products are larger gain nothing (`benchmarks/stack_size.py`)."""
+
+MIN_STACK = 4
+"""On a CPU: smaller stacks gain less than a tenth. Clients trained one by one are worth more: they
+equal Flower's engine bit for bit."""
 
 MEMORY_SHARE = 0.6
 """Share of the free memory that stacks may fill."""
@@ -40,6 +43,7 @@ def stack_size(
     paying = MAX_STACK
     if device.type == "cpu":
         paying = int(PAYING_FLOPS / (2 * tokens * config.predictor.width**2))
+        paying = paying if paying >= MIN_STACK else 1
     return max(1, min(fitting, paying, MAX_STACK))
 
 

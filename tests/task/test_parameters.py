@@ -10,8 +10,8 @@ from tests.task.examples import make_predictor
 
 names = st.text("abc.01", min_size=1, max_size=6)
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
-sizes_at_the_alignment = st.sampled_from([(1,), (63,), (64,), (65,), (8, 8), (128,), (2, 65)])
-layouts = st.dictionaries(names, shapes | sizes_at_the_alignment, min_size=1, max_size=6)
+special = st.sampled_from([(), (1,), (63,), (64,), (65,), (8, 8), (128,), (2, 65)])
+layouts = st.dictionaries(names, shapes | special, min_size=1, max_size=6)
 
 SHAPES = {"b": (3, 2), "a": (65,), "c": (1,)}
 

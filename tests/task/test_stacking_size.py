@@ -41,8 +41,17 @@ def test_the_larger_the_clients_the_fewer_are_stacked():
     sizes = [stack_size(tokens, config, CPU) for tokens in (5, 20, 40, 100, 400, 1000)]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) >= 4
-    # A product of 2 * 100 tokens * 32 * 32 takes a tenth of the operations that pay.
-    assert stack_size(100, config, CPU) == 9
+    # As many as keep a layer's product, 2 * tokens * 32 * 32 operations each, below what pays.
+    size = stack_size(100, config, CPU)
+    product = 2 * 100 * 32 * 32
+    assert size * product <= stacking_size.PAYING_FLOPS < (size + 1) * product
+
+
+def test_stacks_too_small_to_gain_are_not_made_on_a_cpu():
+    config = RunConfig(predictor=PredictorSettings(width=32))
+    sizes = {stack_size(tokens, config, CPU) for tokens in range(50, 5000, 10)}
+    assert min(sizes) == 1
+    assert min(sizes - {1}) == stacking_size.MIN_STACK
 
 
 @pytest.mark.parametrize("training", [True, False])
