@@ -148,9 +148,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 14, 128, 1024, 10240])
     parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
     parser.add_argument("--engines", nargs="+", default=["floor", "cohort", "flower", "pfl"])
-    parser.add_argument("--rounds", type=int, default=3, help="the first is not timed")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="the first is not timed; 2 beyond 128 clients"
+    )
     parser.add_argument("--pfl-python", help="a Python that has pfl (see pfl_peer.py)")
-    parser.add_argument("--gpu", action="store_true", help="on the first GPU, within 8 minutes")
+    parser.add_argument(
+        "--gpu", action="store_true", help="on the first GPU, paper's work only, within 8 minutes"
+    )
     parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
     device, limits = ("cuda", GPU_LIMITS) if arguments.gpu else ("cpu", LIMITS)
@@ -163,11 +167,12 @@ def main() -> None:
         ),
     }
     if arguments.gpu:
+        arguments.work = ["paper"]
         for precision in ("tf32", "bfloat16"):
             runners[f"cohort {precision}"] = lambda settings, clients, work, p=precision: simulate(
                 "cohort", {**settings, "engine.precision": p}
             )
-            limits |= {(work, f"cohort {precision}"): limits[work, "cohort"] for work in WORK}
+            limits |= {("paper", f"cohort {precision}"): 1024}
             arguments.engines.append(f"cohort {precision}")
     if not arguments.pfl_python and "pfl" in arguments.engines:
         print("Without --pfl-python pfl-research is left out.", flush=True)
@@ -181,7 +186,8 @@ def main() -> None:
             floor: Row = {}
             for engine in arguments.engines:
                 if clients <= limits[work, engine] or (work, engine) not in last:
-                    settings = settings_of(work, clients, arguments.rounds)
+                    rounds = arguments.rounds if clients <= 128 else 2
+                    settings = settings_of(work, clients, rounds)
                     row = runners[engine](settings, clients, work)
                     row |= {"work": work, "engine": engine, "clients": clients}
                     row["clients_per_second"] = clients / row["seconds_per_round"]

@@ -32,7 +32,8 @@ class WeightedSum:
     Local training amplifies a last bit that differs to visible differences within a few rounds
     (Adam divides small gradients by themselves), so results could not be compared between engines,
     numbers of workers or orders of replies if the mean depended on them. The sum is kept as an
-    unevaluated pair of float64 (Knuth's TwoSum), some 106 bits, and rounded once, at the end.
+    unevaluated pair of float64 (Knuth's TwoSum), some 106 bits, and rounded once, at the end. So
+    terms may differ by a factor of 2^50 or so; weights are to be integers, as numbers of examples.
     """
 
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
@@ -52,13 +53,11 @@ class WeightedSum:
         self._low_P += other._low_P.to(self._low_P.device)
 
     def cpu(self) -> "WeightedSum":
-        """Return this sum in the memory of the CPU."""
+        """Return a copy of this sum in the memory of the CPU."""
         moved = WeightedSum(0)
-        moved.weight, moved._high_P, moved._low_P = (
-            self.weight,
-            self._high_P.cpu(),
-            self._low_P.cpu(),
-        )
+        moved.weight = self.weight
+        moved._high_P = self._high_P.to("cpu", copy=True)
+        moved._low_P = self._low_P.to("cpu", copy=True)
         return moved
 
     def mean(self) -> Tensor:
