@@ -1,8 +1,7 @@
 """Parameters after five rounds: Flower's Ray engine against the cohort engine, per strategy.
 
-Groups are ragged: the survey's own (give conf/x.toml and key=value), or 200 synthetic ones (2 layers,
-2 local steps) of which
-each has answered between a third of the questions and all of them.
+Groups are ragged: the survey's own (give conf/x.toml and key=value), or 200 synthetic ones of which
+each has answered between a third of the questions and all of them (2 layers and 2 local steps).
 
     python benchmarks/equality.py --output benchmarks/results/equality.json
     python benchmarks/equality.py conf/global-opinions.toml data.path=... encoder.name=...
