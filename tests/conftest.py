@@ -3,6 +3,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import pytest
+import torch
 from hypothesis import settings
 
 from task import features
@@ -10,6 +11,8 @@ from task.sources import load_survey
 
 settings.register_profile("tests", deadline=None, max_examples=60)
 settings.load_profile("tests")
+
+torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 
 LOADERS = (
     load_survey,
