@@ -124,14 +124,14 @@ def _predictor(config: RunConfig, message: Message) -> PreferencePredictor:
     """Return this process's module, given the server's feature statistics."""
     statistics = message.content.array_records[records.FEATURE_STATISTICS]
     mean, std = (statistics[key].numpy() for key in (records.FEATURE_MEAN, records.FEATURE_STD))
-    predictor = _module(config.predictor, len(mean))
+    predictor = _module(config.predictor, len(mean), config.engine.device)
     predictor.feature_mean.copy_(torch.from_numpy(mean))
     predictor.feature_std.copy_(torch.from_numpy(std))
     return predictor
 
 
 @lru_cache(maxsize=1)
-def _module(settings: PredictorSettings, feature_dimension: int) -> PreferencePredictor:
+def _module(settings: PredictorSettings, feature_dimension: int, wish: str) -> PreferencePredictor:
     """Build the module once per process; every message overwrites all it holds."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and wish != "cpu" else "cpu"
     return PreferencePredictor.of(settings, feature_dimension).to(device)

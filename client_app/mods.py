@@ -42,7 +42,8 @@ def compress_update(message: Message, context: Context, call_next: ClientAppCall
     The update is clipped first, to the norm that the server will clip to: what is rounded is then
     within the bound already, and the server's clipping has nothing but the rounding to correct.
     `top-k` adds what earlier rounds left out (error feedback, arXiv 1809.07599, algorithm 1); the
-    rest is kept in the node's state.
+    rest is kept in the node's state. What a reply carried that the server does not use (it came too
+    late, say) is lost, as it is without compression.
     """
     reply = call_next(message, context)
     config = RunConfig.from_flat(context.run_config)

@@ -33,6 +33,7 @@ from server_app.run_directory import RunDirectory
 from task import records
 from task.aggregation import Reduction, WeightedSum
 from task.config import RunConfig
+from task.errors import ConfigError
 from task.paths import default_run_directory
 
 WAIT_SECONDS = 1.0
@@ -47,8 +48,13 @@ class CohortGrid(Grid):
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._workers = start_workers(config)
         self._why_called = why_called(config)
+        if self._why_called and config.engine.precision != "float32":
+            raise ConfigError(
+                f"engine.precision = {config.engine.precision!r}: expected 'float32' where every "
+                f"client is a call of the ClientApp ({self._why_called})."
+            )
+        self._workers = start_workers(config)
         self._run = Run.create_empty(0)
         self._jobs: deque[Job] = deque()
         self._running: dict[Future[Any], Job] = {}
@@ -209,7 +215,10 @@ class CohortGrid(Grid):
         if resources.device == "cpu":
             where += f", {resources.num_threads} thread(s) each"
         if self._why_called:
-            return f"cohort, {where}; calls the ClientApp for every client: {self._why_called}"
+            return (
+                f"cohort, {resources.num_workers} worker(s); each calls the ClientApp for one "
+                f"client after another: {self._why_called}"
+            )
         return f"cohort, {where}; computes clients in stacks"
 
 

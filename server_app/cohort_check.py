@@ -36,7 +36,10 @@ def require_same_as_client_app(
     """
     for message in messages:
         asked = _with_one_step(message) if is_train(message) else message
-        called, computed = _called(workers, asked), _computed(workers, config, asked)
+        # Beside another one: where clients are stacked, a stack is what is compared.
+        beside = [other for other in messages[:2] if other is not message and is_train(other)]
+        called = _called(workers, asked)
+        computed = _computed(workers, config, asked, [_with_one_step(other) for other in beside])
         if _failure(called) and _failure(computed):
             continue
         if difference := _difference(config, asked, called, computed):
@@ -57,16 +60,19 @@ def _called(workers: Workers, message: Message) -> Message:
     return reply
 
 
-def _computed(workers: Workers, config: RunConfig, message: Message) -> Message:
+def _computed(
+    workers: Workers, config: RunConfig, message: Message, beside: Sequence[Message]
+) -> Message:
     """Return the stacks' reply."""
     if is_train(message):
-        jobs, replies = train_jobs(workers, config, [message], None)
+        jobs, replies = train_jobs(workers, config, [message, *beside], None)
     else:
         jobs, replies = score_jobs(workers, config, [message])
     for job in jobs:
         result = workers.submit(job.method, *job.arguments, worker=job.worker).result()
         replies += job.read(result).replies
-    return replies[0]
+    of_message = {reply.metadata.reply_to_message_id: reply for reply in replies}
+    return of_message[message.metadata.message_id]
 
 
 def _difference(

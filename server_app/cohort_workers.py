@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from task.cohort import Cohort, Start, TrainedShard, TrainTask
 from task.config import EngineConfig, RunConfig
 from task.errors import ConfigError
-from task.features import load_group
+from task.features import GroupData, load_group
 from task.metrics import GroupScores
 
 CLIENT_APP = "client_app.app"
@@ -35,7 +35,7 @@ class Resources:
     """Workers, and what each of them computes with.
 
     Attributes:
-        num_workers: processes; one is the server's own.
+        num_workers: processes: Ray actors, or if it is one, the server's own process.
         num_threads: stacks that a worker computes at the same time, each on a core or in turns on a
             GPU.
         device: `cpu` or `cuda`; worker i has GPU i.
@@ -79,6 +79,7 @@ class CohortWorker:
             device = torch.device("cuda", 0 if index >= torch.cuda.device_count() else index)
         self._config = config
         self._cohort = Cohort(config, device, resources.num_threads)
+        self._loading = threading.Lock()
         self._calling = threading.Lock()
         self._app: ClientApp | None = None
         self._context = Context(
@@ -91,15 +92,15 @@ class CohortWorker:
 
     def stacks(self, groups: Sequence[str]) -> list[list[int]]:
         """See `Cohort.stacks`."""
-        return self._cohort.stacks([load_group(self._config, group) for group in groups])
+        return self._cohort.stacks([self._load(group) for group in groups])
 
     def batches(self, groups: Sequence[str]) -> list[list[tuple[int, int]]]:
         """See `Cohort.batches`."""
-        return self._cohort.batches([load_group(self._config, group) for group in groups])
+        return self._cohort.batches([self._load(group) for group in groups])
 
     def train(self, start: Start, task: TrainTask, stacks: Sequence[Sequence[str]]) -> TrainedShard:
         """See `Cohort.train`."""
-        data = [[load_group(self._config, group) for group in groups] for groups in stacks]
+        data = [[self._load(group) for group in groups] for groups in stacks]
         return self._cohort.train(start, task, data)
 
     def score(
@@ -110,10 +111,15 @@ class CohortWorker:
     ) -> list[GroupScores]:
         """Score batches of (group, context draw, position in `seen_keys`)."""
         data = [
-            [(load_group(self._config, group), draw, seen_keys[k]) for group, draw, k in batch]
+            [(self._load(group), draw, seen_keys[k]) for group, draw, k in batch]
             for batch in batches
         ]
         return self._cohort.score(start, data)
+
+    def _load(self, group: str) -> GroupData:
+        """Load a group; one thread at a time, or each would load the survey's features anew."""
+        with self._loading:
+            return load_group(self._config, group)
 
     def call(self, message: Message) -> Message:
         """Let the ClientApp answer; one message at a time, as in a process of its own."""
@@ -210,7 +216,10 @@ class RayWorkers:
         environment = {"OMP_NUM_THREADS": "1"}
         if self.resources.device == "cuda":
             # Set by hand, so that it holds as well where Flower's actors have all of Ray's GPUs.
-            environment["CUDA_VISIBLE_DEVICES"] = str(index)
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            environment["CUDA_VISIBLE_DEVICES"] = (visible.split(",") if visible else [str(index)])[
+                index if visible else 0
+            ].strip()
             environment["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
         options = {
             "num_cpus": 0,

@@ -15,6 +15,7 @@ from flwr.app import (
     ConfigRecord,
     Error,
     Message,
+    MessageType,
     MetricRecord,
     RecordDict,
 )
@@ -151,7 +152,12 @@ class PopulationGrid(Grid):
             return exchange
         trains = any(is_train(message) for message in batch)
         reduction = self._reduction if trains else None
-        reduced = bool(reduction) and isinstance(self._grid, ReducingGrid) and self._grid.reduces
+        reduced = (
+            bool(reduction)
+            and isinstance(self._grid, ReducingGrid)
+            and self._grid.reduces
+            and all(message.metadata.message_type == MessageType.TRAIN for message in batch)
+        )
         down_before, up_before = self._bytes_down, self._inbox.num_bytes
         awaited: dict[str, Message] = {}
         for message, message_id in zip(batch, self._push(batch, reduced=reduced), strict=True):
@@ -174,7 +180,7 @@ class PopulationGrid(Grid):
                     received[client.id] = average.take(reply) if average and not reduced else reply
             if timeout is not None and time.monotonic() - started > timeout:
                 break
-            if awaited and not replies:
+            if awaited and not replies and not isinstance(self._grid, ReducingGrid):
                 elapsed = time.monotonic() - started
                 time.sleep(min(POLL_SECONDS + POLL_SHARE * elapsed, MAX_POLL_SECONDS))
         if awaited and isinstance(self._grid, ReducingGrid):

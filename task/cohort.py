@@ -1,7 +1,7 @@
 """Training and scoring many clients in one process, as few large computations.
 
 Clients of similar size are trained as stacks (`task.stacking`); stacks are dealt out to threads in
-shards. Nothing here depends on how many threads or processes take part.
+shards. Unless memory is short, nothing here depends on how many threads or processes take part.
 
 Suffixes: K clients of a stack, n clients of a shard, P entries of a parameter vector.
 """

@@ -386,8 +386,8 @@ class EngineConfig:
     )
     num_workers: int = _setting(
         0,
-        "`cohort`: resident worker processes (Ray actors). 0: one per GPU, else one, which is the "
-        "server's own process, without Ray.",
+        "`cohort`: resident workers. 0: one per GPU, else one per 8 cores. Several are Ray actors; "
+        "a single one is the server's own process, without Ray.",
     )
     num_threads: int = _setting(
         0,
@@ -399,7 +399,9 @@ class EngineConfig:
         "`cohort`: clients trained as one batched computation. 0: as many as pay and memory "
         "allows; 1: one after another, bit for bit as the `flower` engine does.",
     )
-    device: str = _setting("auto", "`cohort`: `auto` (CUDA if there is any), `cpu` or `cuda`.")
+    device: str = _setting(
+        "auto", "Where clients train: `auto` (CUDA if there is any), `cpu` or `cuda`."
+    )
     precision: str = _setting(
         "float32",
         "`cohort`: `float32`, `tf32` (float32 with TF32 matrix products) or `bfloat16` (autocast; "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from task.errors import ConfigError
 from task.parameters import Layout
 from task.predictor import PreferencePredictor
 
@@ -102,6 +103,11 @@ def _stacked_module(predictor: PreferencePredictor, size: int) -> PreferencePred
             stacked.set_submodule(name, StackedLinear(module, size))
         elif isinstance(module, nn.LayerNorm):
             stacked.set_submodule(name, StackedLayerNorm(module, size))
+        elif list(module.parameters(recurse=False)):
+            raise ConfigError(
+                f"{name} is a {type(module).__name__}, which cannot be stacked: expected Linear "
+                "and LayerNorm alone. Set engine.stack-size = 1 to train clients one after another."
+            )
     return stacked
 
 

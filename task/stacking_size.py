@@ -64,5 +64,7 @@ def _bytes(tokens: float, config: RunConfig, training: bool) -> float:
 
 def _free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        # PyTorch keeps what earlier rounds have freed: that is free as well.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     return float(psutil.virtual_memory().available)

@@ -3,6 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from task import records
 from task.aggregation import Reduction
@@ -49,5 +50,13 @@ def reduction_of(strategy: flower.Strategy) -> Reduction | None:
     """Return what a strategy wants instead of each client's parameters; None: it wants those."""
     if not isinstance(strategy, Averages) or not callable(strategy.reduction):
         return None
+    if isinstance(strategy, _Averaging) and not _averages_as_flower(strategy):
+        return None  # a subclass that reads more of the replies than their mean
     wanted = strategy.reduction()
     return wanted if isinstance(wanted, Reduction) else None
+
+
+def _averages_as_flower(strategy: flower.Strategy) -> bool:
+    own = type(strategy).aggregate_train
+    metrics = getattr(strategy, "train_metrics_aggr_fn", None)
+    return own is flower.FedAvg.aggregate_train and metrics is aggregate_metricrecords
