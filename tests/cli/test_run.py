@@ -171,7 +171,7 @@ def test_a_cohort_run_that_stops_says_why_and_records_it(
         raise ValueError("boom")
 
     monkeypatch.setattr("task.cohort.train_stack", broken)
-    monkeypatch.setattr("server_app.cohort.require_same_training", lambda *_: None)
+    monkeypatch.setattr("server_app.cohort.require_same_as_client_app", lambda *_: None)
     outcome = pluralllm("run", *cohort_settings(), "run.directory=mine")
     assert outcome.status == 2
     assert "Round 1: 0 of 3 clients sent a valid reply" in outcome.err

@@ -25,7 +25,7 @@ from server_app.strategies import STRATEGIES
 from task import records
 from task.aggregation import Reduction
 from task.config import RunConfig, read_toml
-from task.errors import RoundError, RunDirectoryError
+from task.errors import ConfigError, RoundError, RunDirectoryError
 from task.training import StackUpdate
 from tests.server_app.cohort_runs import (
     FAULTY,
@@ -441,8 +441,8 @@ def test_a_client_app_that_does_not_say_it_is_stackable_is_called_for_every_clie
     called, _ = train_with_cohort(config, num_rounds=2)
     printed = capsys.readouterr().out
     assert printed == (
-        "Engine: cohort, 1 worker(s) on cpu, 2 thread(s) each; calls the ClientApp for every "
-        "client: client_app.app does not say that it is STACKABLE\n"
+        "Engine: cohort, 1 worker(s); each calls the ClientApp for one client after another: "
+        "client_app.app does not say that it is STACKABLE\n"
     )
     assert all(trained.count(group) >= 2 for group in TRAIN_GROUPS)
     assert identical(stacked, called)
@@ -579,3 +579,9 @@ def test_stacked_scores_are_near_those_of_one_after_another(tmp_path: Path) -> N
     for one, several in zip(*summaries, strict=True):
         for group, entry in one["groups"].items():
             assert entry == pytest.approx(several["groups"][group], abs=2e-3), group
+
+
+def test_lower_precision_is_refused_where_clients_are_calls_of_the_client_app() -> None:
+    config = cohort_config(engine__precision="bfloat16", compression__name="int8")
+    with pytest.raises(ConfigError, match=r"engine\.precision = 'bfloat16'.*compression\.name"):
+        CohortGrid(config)

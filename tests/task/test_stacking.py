@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from task.episodes import Split, make_episode
+from task.errors import ConfigError
 from task.stacking import Stack
 from task.training import episode_losses
 from tests.task.examples import make_group, make_predictor, of_one_survey
@@ -195,3 +196,10 @@ def test_a_stack_of_several_leaves_the_predictor_alone():
         stack.values_KP.zero_()
     assert all(torch.equal(p, before[name]) for name, p in predictor.named_parameters())
     assert stack.module is not predictor
+
+
+def test_a_layer_that_cannot_be_stacked_is_named():
+    predictor = make_predictor()
+    predictor.head[1] = torch.nn.PReLU()
+    with pytest.raises(ConfigError, match=r"head\.1 is a PReLU.*engine\.stack-size = 1"):
+        Stack(predictor, size=2)

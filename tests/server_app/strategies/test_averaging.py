@@ -30,6 +30,19 @@ class Mean(Stranger):
         return Reduction(weighted=False)
 
 
+class Nosy(FedAvg):
+    """Inherits that a mean is all it reads, and reads more."""
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+        return super().aggregate_train(server_round, list(replies))
+
+
+def test_a_subclass_that_reads_more_than_the_mean_gets_every_reply() -> None:
+    assert reduction_of(Nosy()) is None
+    with_metrics = FedAvg(train_metrics_aggr_fn=lambda contents, key: None)  # type: ignore
+    assert reduction_of(with_metrics) is None
+
+
 def test_fedavg_and_fedprox_say_that_a_weighted_mean_is_all_they_read() -> None:
     for strategy in (FedAvg(), FedProx(proximal_mu=1.0)):
         assert isinstance(strategy, Averages)
