@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from client_app.mods import compress_update, report_errors
 from task import records
 from task.config import PredictorSettings, RunConfig
-from task.errors import PopulationError
+from task.errors import ConfigError, PopulationError
 from task.evaluation import evaluate_group
 from task.features import feature_sums, load_fingerprint, load_group, load_roles
 from task.paths import project_folder
@@ -133,5 +133,10 @@ def _predictor(config: RunConfig, message: Message) -> PreferencePredictor:
 @lru_cache(maxsize=1)
 def _module(settings: PredictorSettings, feature_dimension: int, wish: str) -> PreferencePredictor:
     """Build the module once per process; every message overwrites all it holds."""
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "engine.device = 'cuda': this client sees no CUDA device. Use 'auto', or give clients "
+            "a share of a GPU (client-resources-num-gpus)."
+        )
     device = "cuda" if torch.cuda.is_available() and wish != "cpu" else "cpu"
     return PreferencePredictor.of(settings, feature_dimension).to(device)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from flwr.app import Message, Metadata, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.app.message import make_message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -28,6 +28,7 @@ from server_app.cohort_check import require_same_as_client_app
 from server_app.cohort_jobs import Job, Outcome, call_job, error_reply, score_jobs, train_jobs
 from server_app.cohort_workers import CLIENT_APP, NODE_ID, start_workers
 from server_app.federation import run_federation
+from server_app.metadata import changed
 from server_app.replies import is_train
 from server_app.run_directory import RunDirectory
 from task import records
@@ -259,18 +260,7 @@ def why_called(config: RunConfig) -> str | None:
 
 def _with_id(message: Message) -> Message:
     """Return the message as it arrives: with an id, to which its reply refers."""
-    sent = message.metadata
-    metadata = Metadata(
-        run_id=sent.run_id,
-        message_id=uuid4().hex,
-        src_node_id=sent.src_node_id,
-        dst_node_id=sent.dst_node_id,
-        reply_to_message_id=sent.reply_to_message_id,
-        group_id=sent.group_id,
-        created_at=sent.created_at,
-        ttl=sent.ttl,
-        message_type=sent.message_type,
-    )
+    metadata = changed(message.metadata, message_id=uuid4().hex)
     return make_message(metadata, message.content)
 
 

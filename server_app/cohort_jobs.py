@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from server_app.arrays import layout_of, to_arrays
 from server_app.cohort_workers import Workers
+from server_app.metadata import changed
 from task import records
 from task.aggregation import Reduction, WeightedSum
 from task.cohort import Start, TrainedShard, TrainTask
@@ -207,16 +208,12 @@ def _scores_reply(message: Message, scores: GroupScores) -> Message:
 
 def _reply_metadata(message: Message) -> Metadata:
     sent = message.metadata
-    return Metadata(
-        run_id=sent.run_id,
+    return changed(
+        sent,
         message_id="",
         src_node_id=sent.dst_node_id,
         dst_node_id=sent.src_node_id,
         reply_to_message_id=sent.message_id,
-        group_id=sent.group_id,
-        created_at=sent.created_at,
-        ttl=sent.ttl,
-        message_type=sent.message_type,
     )
 
 

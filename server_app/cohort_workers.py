@@ -216,10 +216,9 @@ class RayWorkers:
         environment = {"OMP_NUM_THREADS": "1"}
         if self.resources.device == "cuda":
             # Set by hand, so that it holds as well where Flower's actors have all of Ray's GPUs.
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            environment["CUDA_VISIBLE_DEVICES"] = (visible.split(",") if visible else [str(index)])[
-                index if visible else 0
-            ].strip()
+            named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            visible = [name.strip() for name in named.split(",") if name.strip()]
+            environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
             environment["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
         options = {
             "num_cpus": 0,

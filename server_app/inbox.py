@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
 from server_app.arrays import num_bytes
+from server_app.metadata import changed
 from server_app.replies import (
     ReplyError,
     SentParameters,
@@ -64,16 +65,12 @@ class Inbox:
         names no node.
         """
         expected = self._expected.pop(reply.metadata.reply_to_message_id)
-        metadata = Metadata(
-            run_id=reply.metadata.run_id,
-            message_id=reply.metadata.message_id,
-            src_node_id=expected.message.metadata.dst_node_id,
-            dst_node_id=reply.metadata.dst_node_id,
-            reply_to_message_id=reply.metadata.reply_to_message_id,
-            group_id=expected.message.metadata.group_id,
-            created_at=reply.metadata.created_at,
-            ttl=reply.metadata.ttl,
-            message_type=expected.message.metadata.message_type,
+        to_client = expected.message.metadata
+        metadata = changed(
+            reply.metadata,
+            src_node_id=to_client.dst_node_id,
+            group_id=to_client.group_id,
+            message_type=to_client.message_type,
         )
         if reply.has_error():
             return make_message(metadata, error=reply.error)

@@ -168,26 +168,8 @@ class PopulationGrid(Grid):
                 awaited[message_id] = message
         exchange.bytes_down = self._bytes_down - down_before
         average = Average(reduction, self._inbox.sent_to(batch[0])) if reduction else None
-        received: dict[int, Message] = {}
-        while awaited:
-            replies = list(self.pull_messages(awaited))
-            for reply in replies:
-                client = self.clients[reply.metadata.src_node_id]
-                del awaited[reply.metadata.reply_to_message_id]
-                if reply.has_error():
-                    exchange.failures[client.name] = _reason(reply.error)
-                else:
-                    received[client.id] = average.take(reply) if average and not reduced else reply
-            if timeout is not None and time.monotonic() - started > timeout:
-                break
-            if awaited and not replies and not isinstance(self._grid, ReducingGrid):
-                elapsed = time.monotonic() - started
-                time.sleep(min(POLL_SECONDS + POLL_SHARE * elapsed, MAX_POLL_SECONDS))
-        if awaited and isinstance(self._grid, ReducingGrid):
-            self._grid.abandon(awaited)
-        for message_id, message in awaited.items():
-            self._inbox.forget(message_id)  # a late reply is ignored
-            exchange.failures[self._client(message).name] = f"no reply within {timeout:.0f} s"
+        take = average.take if average and not reduced else None
+        received = self._receive(awaited, exchange.failures, take, started, timeout)
         exchange.replies = {self.clients[i]: received[i] for i in sorted(received)}
         exchange.bytes_up = self._inbox.num_bytes - up_before
         if average and received:
@@ -199,6 +181,41 @@ class PopulationGrid(Grid):
             self.last_train = exchange
         self._require_quorum(exchange, self._min_valid_fraction if trains else 0.0)
         return exchange
+
+    def _receive(
+        self,
+        awaited: dict[str, Message],
+        failures: dict[str, str],
+        take: Callable[[Message], Message] | None,
+        started: float,
+        timeout: float | None,
+    ) -> dict[int, Message]:
+        """Wait for the replies to messages (by id); return valid ones by client, note failures.
+
+        `take` is given each valid reply as it comes in and returns what is kept of it.
+        """
+        received: dict[int, Message] = {}
+        computes = isinstance(self._grid, ReducingGrid)
+        while awaited:
+            replies = list(self.pull_messages(awaited))
+            for reply in replies:
+                client = self.clients[reply.metadata.src_node_id]
+                del awaited[reply.metadata.reply_to_message_id]
+                if reply.has_error():
+                    failures[client.name] = _reason(reply.error)
+                else:
+                    received[client.id] = take(reply) if take else reply
+            if timeout is not None and time.monotonic() - started > timeout:
+                break
+            if awaited and not replies and not computes:  # one that computes has waited itself
+                elapsed = time.monotonic() - started
+                time.sleep(min(POLL_SECONDS + POLL_SHARE * elapsed, MAX_POLL_SECONDS))
+        if awaited and isinstance(self._grid, ReducingGrid):
+            self._grid.abandon(awaited)
+        for message_id, message in awaited.items():
+            self._inbox.forget(message_id)  # a late reply is ignored
+            failures[self._client(message).name] = f"no reply within {timeout:.0f} s"
+        return received
 
     def _require_quorum(self, exchange: Exchange, least: float) -> None:
         valid, sent = len(exchange.replies), exchange.sent
