@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from cli.compare import compare
 from cli.doctor import doctor
 from cli.embed import embed
 from cli.predict import predict
@@ -18,6 +19,7 @@ app = typer.Typer(
     help="Federated preference learning for LLM alignment, on Flower.",
 )
 app.command("run")(run)
+app.command("compare")(compare)
 app.command("embed")(embed)
 app.command("predict")(predict)
 app.command("config")(show_config)

@@ -96,9 +96,7 @@ def evaluate(message: Message, context: Context) -> Message:
     metrics = MetricRecord(
         {
             records.NUM_EXAMPLES: int(scores.all.weight),
-            records.SCORES_ALL: [scores.all.total, scores.all.weight],
-            records.SCORES_SEEN: [scores.seen.total, scores.seen.weight],
-            records.SCORES_NEW: [scores.new.total, scores.new.weight],
+            **scores.to_metrics(),
         }
     )
     return Message(RecordDict({records.METRICS: metrics}), reply_to=message)

@@ -198,9 +198,7 @@ def _scores_reply(message: Message, scores: GroupScores) -> Message:
     metrics = MetricRecord(
         {
             records.NUM_EXAMPLES: int(scores.all.weight),
-            records.SCORES_ALL: [scores.all.total, scores.all.weight],
-            records.SCORES_SEEN: [scores.seen.total, scores.seen.weight],
-            records.SCORES_NEW: [scores.new.total, scores.new.weight],
+            **scores.to_metrics(),
         }
     )
     return make_message(_reply_metadata(message), RecordDict({records.METRICS: metrics}))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from task.metrics import Fairness, GroupScores
+from task.metrics import Calibration, Fairness, GroupScores, macro_mean
 from task.roles import Role
 
 Scores = Mapping[str, GroupScores]
@@ -17,7 +17,8 @@ def summarise(scores: Scores, roles: Mapping[str, Role], role: Role) -> dict[str
     """Return the entry of `summary.json` for a role; None when it has no groups.
 
     Indices are over groups, for all questions and for seen and new ones apart; a split that no
-    group has questions of is None, its indices empty.
+    group has questions of is None, its indices empty. The calibration error is of all groups'
+    options together, everything else a mean over groups.
     """
     if role not in {roles[group] for group in scores}:
         return None
@@ -26,12 +27,16 @@ def summarise(scores: Scores, roles: Mapping[str, Role], role: Role) -> dict[str
         _indices({group: getattr(s, split).value for group, s in chosen.items()})
         for split in ("seen", "new")
     )
+    # Bins of a single group hold few options, whose scatter would look like an error.
+    pooled = sum((s.calibration for s in chosen.values()), Calibration())
     return {
         **_indices({group: s.all.value for group, s in chosen.items()}),
         "alignment_score_seen_questions": seen.get("alignment_score"),
         "alignment_score_new_questions": new.get("alignment_score"),
         "seen_questions": seen,
         "new_questions": new,
+        "top_option_accuracy": number(macro_mean(s.top_option for s in chosen.values())),
+        "calibration_error": number(pooled.error),
     }
 
 
@@ -61,6 +66,8 @@ def group_table(
             "alignment_score": scores.all.value,
             "alignment_score_seen_questions": number(scores.seen.value),
             "alignment_score_new_questions": number(scores.new.value),
+            "top_option_accuracy": number(scores.top_option.value),
+            "calibration_error": number(scores.calibration.error),
             **{name: baseline[group].all.value for name, baseline in baselines.items()},
         }
         for group, scores in sorted(model.items())

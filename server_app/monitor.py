@@ -19,7 +19,7 @@ from server_app.sinks import Sink
 from server_app.tables import RoundTable, print_groups, print_summary
 from task import records
 from task.config import RunConfig
-from task.metrics import GroupScores, Mean, macro_mean
+from task.metrics import GroupScores, macro_mean
 from task.predictor import PreferencePredictor
 from task.roles import Role
 
@@ -131,12 +131,14 @@ class RoundMonitor:
         )
         merged: dict[str, GroupScores] = {}
         for client, reply in exchange.replies.items():
-            scores = _group_scores(reply.content.metric_records[records.METRICS])
+            metrics_of_reply = reply.content.metric_records[records.METRICS]
+            scores = GroupScores.from_metrics(metrics_of_reply)  # type: ignore[arg-type]
             merged[client.group] = merged.get(client.group, GroupScores()) + scores
         metrics.update(self._by_role(merged))
         metrics["groups"] = {group: scores.all.value for group, scores in merged.items()}
         metrics["evaluation_failures"] = dict(exchange.failures)
         metrics["evaluation_seconds"] = exchange.seconds
+        metrics["evaluation_megabytes"] = (exchange.bytes_down + exchange.bytes_up) / 1e6
         metrics["megabytes_down"] += exchange.bytes_down / 1e6
         metrics["megabytes_up"] += exchange.bytes_up / 1e6
         if merged:
@@ -158,16 +160,6 @@ class RoundMonitor:
 
     def _by_role(self, scores: Scores) -> dict[str, Any]:
         return {key: summarise(scores, self._roles, role) for role, key in ROLE_KEYS.items()}
-
-
-def _group_scores(metrics: MetricRecord) -> GroupScores:
-    def mean(key: str) -> Mean:
-        total, weight = metrics[key]  # type: ignore[misc]
-        return Mean(total, weight)
-
-    return GroupScores(
-        mean(records.SCORES_ALL), mean(records.SCORES_SEEN), mean(records.SCORES_NEW)
-    )
 
 
 def _mean_loss(replies: Any) -> float | None:

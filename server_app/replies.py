@@ -13,10 +13,12 @@ from task import records
 from task.aggregation import clip_update
 from task.compression import decompress
 from task.errors import RoundError
+from task.metrics import NUM_BINS
 from task.parameters import Layout
 
 _TRAIN_METRICS = (records.NUM_EXAMPLES, records.LOSS)
-_EVALUATE_METRICS = (records.SCORES_ALL, records.SCORES_SEEN, records.SCORES_NEW)
+_PAIRS = (records.SCORES_ALL, records.SCORES_SEEN, records.SCORES_NEW, records.TOP_OPTION)
+_EVALUATE_METRICS = (*_PAIRS, records.CALIBRATION)
 
 
 class ReplyError(Exception):
@@ -121,7 +123,10 @@ def mean_metrics(replies: Iterable[MetricRecord], weights: Iterable[float]) -> M
 
 def _expected(key: str, value: float | list[int] | list[float]) -> str | None:
     """Return what a metric was expected to be, if it is not."""
-    if key in _EVALUATE_METRICS:
+    if key == records.CALIBRATION:
+        if not isinstance(value, list) or len(value) != 3 * NUM_BINS or min(value) < 0:
+            return f"{3 * NUM_BINS} sums >= 0"
+    elif key in _PAIRS:
         is_pair = isinstance(value, list) and len(value) == 2 and 0 <= value[0] <= value[1]
         if not is_pair or (value == [0, 0] and key == records.SCORES_ALL):
             return "[sum, weight] of scores between 0 and 1"

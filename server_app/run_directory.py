@@ -54,7 +54,7 @@ class RunDirectory:
             section, name = key.split(".", 1)
             nested.setdefault(section, {})[name] = value
         directory._write("config.toml", lambda file: file.write_text(tomli_w.dumps(nested)))
-        directory.write_json("environment.json", _environment())
+        directory.write_json("environment.json", environment())
         return directory
 
     def write_status(self, status: str, reason: str = "") -> None:
@@ -122,6 +122,24 @@ def require_unused(path: Path) -> None:
         )
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON file of a run or a comparison.
+
+    Raises:
+        RunDirectoryError: it is missing or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise RunDirectoryError(f"{file} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{file} is damaged and cannot be read as JSON ({error}). Restore it, or move its "
+            "folder away and run again."
+        ) from error
+    return content
+
+
 def recorded_failure(path: Path) -> str:
     """Return why the run in a directory failed, if it could say so."""
     file = path / "status.json"
@@ -145,7 +163,8 @@ def load_predictor(path: Path, which: str = "best") -> PreferencePredictor:
     return predictor
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Return versions and hardware."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from task.config import RunConfig
-from task.evaluation import evaluation_splits
+from task.episodes import Split
+from task.evaluation import Predict, evaluation_splits, score_splits
 from task.features import GroupData, load_group, load_roles
-from task.metrics import GroupScores, alignment_score
+from task.metrics import GroupScores
 from task.roles import Role
 from task.sources import load_survey
 from task.survey import Answers, Survey
@@ -91,27 +91,25 @@ def score_baselines(config: RunConfig) -> dict[str, dict[str, GroupScores]]:
     scores: dict[str, dict[str, GroupScores]] = {UNIFORM: {}, POPULATION_MEAN: {}}
     for group, data in groups.items():
         means = sums.mean(data.answers) if data.role == "train" else everyone
-        is_seen = np.isin(data.question_keys, seen[roles[group]])
+        splits = evaluation_splits(data, config.evaluation, config.run.seed)
         for name, known in ((UNIFORM, {}), (POPULATION_MEAN, means)):
-            values = _score_each(data, known)
-            scores[name][group] = sum(
-                (
-                    GroupScores.of(values[split.target], is_seen[split.target])
-                    for split in evaluation_splits(data, config.evaluation, config.run.seed)
-                ),
-                GroupScores(),
-            )
+            scores[name][group] = score_splits(predict_known(known), data, splits, seen[data.role])
     return scores
 
 
-def _score_each(data: GroupData, known: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the (Q,) alignment scores of known distributions, uniform where none is known."""
-    answers = data.answers
-    truth = np.zeros((len(answers), int(answers.lengths.max())))
-    guess = np.zeros_like(truth)
-    for index, (position, length) in enumerate(
-        zip(answers.questions.tolist(), answers.lengths.tolist(), strict=True)
-    ):
-        truth[index, :length] = answers.distribution(index)
-        guess[index, :length] = known.get(position, np.full(length, 1 / length))
-    return alignment_score(torch.from_numpy(guess), torch.from_numpy(truth)).numpy()
+def predict_known(known: Mapping[int, NDArray[np.float64]]) -> Predict:
+    """Return the function that predicts known distributions, uniform where none is known.
+
+    Args:
+        known: position of a question in the survey to its distribution.
+    """
+
+    def predict(data: GroupData, split: Split) -> NDArray[np.floating]:
+        positions = data.answers.questions[split.target].tolist()
+        lengths = data.answers.lengths[split.target].tolist()
+        predicted_QO = np.zeros((len(positions), max(lengths)))
+        for row, (position, length) in enumerate(zip(positions, lengths, strict=True)):
+            predicted_QO[row, :length] = known.get(position, np.full(length, 1 / length))
+        return predicted_QO
+
+    return predict

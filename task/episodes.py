@@ -8,7 +8,7 @@ from values.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -47,6 +47,36 @@ class Episode:
     option_index_BQO: torch.Tensor
     option_mask_BQO: torch.Tensor
     target_y_BQO: torch.Tensor
+
+    def by_question(self, values_BT: torch.Tensor) -> torch.Tensor:
+        """Return (B, Q, O): one value per target option, arranged by question."""
+        index_BP = self.option_index_BQO.flatten(1)
+        return values_BT.gather(1, index_BP).view(self.option_index_BQO.shape)
+
+    def log_softmax(self, values_BT: torch.Tensor) -> torch.Tensor:
+        """Return (B, Q, O) log probabilities of each question's options, -inf where none is."""
+        values_BQO = self.by_question(values_BT)
+        # Questions that are padding as a whole have no option: their softmax is over equal values.
+        missing_BQO = ~self.option_mask_BQO
+        logits_BQO = values_BQO.masked_fill(missing_BQO, torch.finfo(values_BQO.dtype).min)
+        return logits_BQO.log_softmax(-1).masked_fill(missing_BQO, -torch.inf)
+
+
+class PredictsDistributions(Protocol):
+    """What training and evaluation need of a predictor, or of a probe in its place."""
+
+    @property
+    def feature_mean(self) -> torch.Tensor:
+        """Mean of the features that it was made for; it lies where the predictor computes."""
+
+    def log_distributions(self, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (B, Q, O) log probabilities (-inf where no option) and log deviations."""
+
+    def distributions(self, episode: Episode) -> torch.Tensor:
+        """Return (B, Q, O) predicted answer distributions, 0 where a question has no option."""
+
+    def eval(self) -> object:
+        """Prepare for predicting."""
 
 
 def sample_split(data: GroupData, config: TrainConfig, random: np.random.Generator) -> Split:
@@ -148,7 +178,7 @@ def _looked_up(
     features: torch.Tensor, rows: NDArray[np.int64], device: torch.device | str
 ) -> torch.Tensor:
     index = _moved(rows, features.device).flatten()
-    return features.index_select(0, index).view(*rows.shape, -1).to(device)
+    return features.index_select(0, index).view(*rows.shape, features.shape[1]).to(device)
 
 
 def _moved(array: NDArray[Any], device: torch.device | str) -> torch.Tensor:

@@ -1,12 +1,21 @@
-"""Scores of predicted distributions, and fairness indices over groups."""
+"""Scores of predicted distributions, and fairness indices over groups.
 
-from collections.abc import Iterable, Mapping
+Suffixes: Q questions, O options of a question.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from task import records
+
+NUM_BINS = 10
+"""Calibration bins, of a tenth of the predicted share each."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +96,134 @@ class Fairness:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Predicted against true shares in bins of the predicted share, as sums, so that they merge.
+
+    Attributes:
+        options: options whose predicted share lies in each of `NUM_BINS` bins of equal width.
+        predicted: sum of their predicted shares.
+        true: sum of their true shares.
+    """
+
+    options: tuple[float, ...] = (0.0,) * NUM_BINS
+    predicted: tuple[float, ...] = (0.0,) * NUM_BINS
+    true: tuple[float, ...] = (0.0,) * NUM_BINS
+
+    @classmethod
+    def of(cls, predicted: NDArray[np.float64], true: NDArray[np.float64]) -> "Calibration":
+        """Sort (options,) predicted and true shares into bins."""
+        bins = np.minimum((predicted * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+        sums = (
+            np.bincount(bins, weights, minlength=NUM_BINS).tolist()
+            for weights in (np.ones(len(bins)), predicted, true)
+        )
+        return cls(*map(tuple, sums))
+
+    def __add__(self, other: "Calibration") -> "Calibration":
+        return Calibration(
+            _added(self.options, other.options),
+            _added(self.predicted, other.predicted),
+            _added(self.true, other.true),
+        )
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error (arXiv 1706.04599, eq. 3, with shares for frequencies).
+
+        The mean over options of how far a bin's mean true share lies from its mean predicted one;
+        NaN when there is no option.
+        """
+        gaps = (abs(p - t) for p, t in zip(self.predicted, self.true, strict=True))
+        options = sum(self.options)
+        return sum(gaps) / options if options else float("nan")
+
+
+def _added(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+@dataclass(frozen=True)
 class GroupScores:
-    """Alignment scores of one group, all questions and split by seen and new questions.
+    """Scores of one group's target questions.
 
     A question is *seen* when some (other) training group was asked it too, *new* otherwise.
+
+    Attributes:
+        all: alignment score of all questions.
+        seen: of the seen ones.
+        new: of the new ones.
+        top_option: share of questions whose most chosen option is predicted to be that.
+        calibration: predicted against true shares of all options.
     """
 
     all: Mean = Mean()
     seen: Mean = Mean()
     new: Mean = Mean()
+    top_option: Mean = Mean()
+    calibration: Calibration = Calibration()
 
     @classmethod
-    def of(cls, scores: NDArray[np.float64], seen: NDArray[np.bool_]) -> "GroupScores":
-        """Split per-question scores by whether the question is seen."""
-        return cls(Mean.of(scores), Mean.of(scores[seen]), Mean.of(scores[~seen]))
+    def of(
+        cls,
+        predicted_QO: NDArray[np.floating],
+        true_QO: NDArray[np.floating],
+        lengths_Q: NDArray[np.int64],
+        seen_Q: NDArray[np.bool_],
+    ) -> "GroupScores":
+        """Score predicted distributions.
+
+        Args:
+            predicted_QO: predicted shares, 0 where a question has no such option.
+            true_QO: the group's answer distributions, padded alike.
+            lengths_Q: numbers of options.
+            seen_Q: which questions are seen.
+        """
+        predicted, true = predicted_QO.astype(np.float64), true_QO.astype(np.float64)
+        scores_Q = alignment_score(torch.from_numpy(predicted), torch.from_numpy(true)).numpy()
+        exists_QO = np.arange(predicted.shape[1]) < lengths_Q[:, None]
+        # Several options may be chosen equally often: any of them is right.
+        top_Q = np.take_along_axis(true, predicted.argmax(1)[:, None], 1)[:, 0] >= true.max(1)
+        return cls(
+            Mean.of(scores_Q),
+            Mean.of(scores_Q[seen_Q]),
+            Mean.of(scores_Q[~seen_Q]),
+            Mean.of(top_Q.astype(np.float64)),
+            Calibration.of(predicted[exists_QO], true[exists_QO]),
+        )
 
     def __add__(self, other: "GroupScores") -> "GroupScores":
-        return GroupScores(self.all + other.all, self.seen + other.seen, self.new + other.new)
+        return GroupScores(
+            self.all + other.all,
+            self.seen + other.seen,
+            self.new + other.new,
+            self.top_option + other.top_option,
+            self.calibration + other.calibration,
+        )
+
+    def to_metrics(self) -> dict[str, list[float]]:
+        """Return the sums by their names on the wire (`task.records`)."""
+        means = {key: getattr(self, name) for key, name in _MEANS.items()}
+        bins = self.calibration
+        return {
+            **{key: [mean.total, mean.weight] for key, mean in means.items()},
+            records.CALIBRATION: [*bins.options, *bins.predicted, *bins.true],
+        }
+
+    @classmethod
+    def from_metrics(cls, metrics: Mapping[str, Sequence[float]]) -> "GroupScores":
+        """Return what `to_metrics` gave."""
+        means = {name: Mean(*metrics[key]) for key, name in _MEANS.items()}
+        sums = iter(metrics[records.CALIBRATION])
+        bins = [tuple(islice(sums, NUM_BINS)) for _ in range(3)]
+        return cls(**means, calibration=Calibration(*bins))
+
+
+_MEANS = {
+    records.SCORES_ALL: "all",
+    records.SCORES_SEEN: "seen",
+    records.SCORES_NEW: "new",
+    records.TOP_OPTION: "top_option",
+}
 
 
 def macro_mean(means: Iterable[Mean]) -> float:

@@ -46,7 +46,9 @@ class ContextAttention(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x_BNw: Tensor, context_BCw: Tensor, mask_B11C: Tensor | None) -> Tensor:
-        """Return (B, N, w)."""
+        """Return (B, N, w); with no context there is nothing to attend to, and 0 comes of it."""
+        if context_BCw.shape[1] == 0:
+            return self.output(torch.zeros_like(x_BNw))  # type: ignore[no-any-return]
         key_BCw, value_BCw = self.key_value(context_BCw).chunk(2, dim=-1)
         attended_BhNe = F.scaled_dot_product_attention(
             self._heads(self.query(x_BNw)),
@@ -204,15 +206,7 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
             episode.target_x_BTd,
             episode.context_mask_BC,
         )
-        index_BP = episode.option_index_BQO.flatten(1)
-        shape = episode.option_index_BQO.shape
-        mean_BQO = mean_BT.gather(1, index_BP).view(shape)
-        log_std_BQO = log_std_BT.gather(1, index_BP).view(shape)
-        # Questions that are padding as a whole have no option: their softmax is over equal values.
-        missing_BQO = ~episode.option_mask_BQO
-        logits_BQO = mean_BQO.masked_fill(missing_BQO, torch.finfo(mean_BQO.dtype).min)
-        log_p_BQO = logits_BQO.log_softmax(-1).masked_fill(missing_BQO, -torch.inf)
-        return log_p_BQO, log_std_BQO
+        return episode.log_softmax(mean_BT), episode.by_question(log_std_BT)
 
     def forward(
         self,

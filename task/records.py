@@ -42,10 +42,12 @@ SUM_SQUARES = "squares"
 NUM_EXAMPLES = "num-examples"
 LOSS = "loss"
 
-# Metrics of an evaluate reply: [sum, weight] each.
+# Metrics of an evaluate reply: [sum, weight] each, and sums over bins (`task.metrics`).
 SCORES_ALL = "alignment-score"
 SCORES_SEEN = "alignment-score-seen"
 SCORES_NEW = "alignment-score-new"
+TOP_OPTION = "top-option"
+CALIBRATION = "calibration"
 
 # Strategy's own settings that clients act upon.
 PROXIMAL_MU = "proximal-mu"  # Flower's FedProx

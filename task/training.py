@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from task.config import TrainConfig
-from task.episodes import Episode, Split, make_episode, sample_split
+from task.episodes import Episode, PredictsDistributions, Split, make_episode, sample_split
 from task.features import GroupData
 from task.predictor import PreferencePredictor
 from task.seeding import generator
@@ -29,7 +29,7 @@ class LocalUpdate:
     num_examples: int
 
 
-def episode_losses(predictor: PreferencePredictor, episode: Episode, objective: str) -> Tensor:
+def episode_losses(predictor: PredictsDistributions, episode: Episode, objective: str) -> Tensor:
     """Return (B,) losses, one per episode.
 
     `categorical`: cross-entropy of the predicted against the answer distribution, averaged over

@@ -1,0 +1,1 @@
+"""Comparing methods on one survey: same features, predictor, episodes and evaluation for all."""

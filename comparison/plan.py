@@ -1,0 +1,224 @@
+"""What a comparison computes: methods x seeds x folds, each a cell known by its settings."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from server_app.strategies import require_strategy
+from task.config import RunConfig, parse_override
+from task.errors import ConfigError, suggest
+from task.features import load_features, load_fingerprint, load_roles
+from task.seeding import generator
+
+FEDERATED = "federated"
+CENTRALIZED_ROUNDS, CENTRALIZED_STEPS = "centralized-rounds", "centralized-steps"
+LOCAL, LINEAR_PROBE, MLP_PROBE = "local", "linear-probe", "mlp-probe"
+POPULATION_MEAN, UNIFORM = "population-mean", "uniform"
+OTHER_METHODS = (
+    CENTRALIZED_ROUNDS,
+    CENTRALIZED_STEPS,
+    LOCAL,
+    LINEAR_PROBE,
+    MLP_PROBE,
+    POPULATION_MEAN,
+    UNIFORM,
+)
+FEW_SHOT = (0, 1, 2, 5, 10, 20, 50)
+
+CELL_VERSION = 1
+"""To be raised when cells would come out differently: cells of other versions are not reused."""
+
+# What tells where and how fast a cell is computed, and where its files are, but not what comes out.
+_WITHOUT_INFLUENCE = (
+    "run.directory",
+    "data.path",  # the file's content counts instead
+    "encoder.name",  # the fingerprint does
+    "encoder.revision",
+    "encoder.batch-size",
+    "encoder.device",
+    "encoder.cache-directory",
+    "engine.name",
+    "engine.num-workers",
+    "engine.num-threads",
+    "engine.device",
+    "log.",
+)
+
+_OF_A_STRATEGY = ("strategy.", "train.", "predictor.", "compression.")
+"""What a federated method may change besides its strategy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One method with one seed on one fold.
+
+    Attributes:
+        method: `federated <strategy> [key=value ...]` or one of `OTHER_METHODS`.
+        fold: which of the folds is held out; 0 without folds.
+        config: the settings, with seed, groups and the strategy's overrides in place.
+        few_shot: context sizes of the few-shot curve.
+    """
+
+    method: str
+    fold: int
+    config: RunConfig
+    few_shot: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """What messages call the cell."""
+        return f"{self.method}, seed {self.config.run.seed}, fold {self.fold}"
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that the result depends on."""
+        settings: dict[str, Any] = {
+            key: value
+            for key, value in self.config.to_flat().items()
+            if not key.startswith(_WITHOUT_INFLUENCE)
+        }
+        content = {
+            "version": CELL_VERSION,
+            "method": self.method,
+            "few_shot": self.few_shot,
+            "settings": settings,
+            "data": _file_digest(self.config.data.path) if self.config.data.path else "",
+            "encoder": load_fingerprint(self.config.encoder),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A comparison as it is asked for.
+
+    Attributes:
+        config: settings that all cells share; `run.seed` is the first seed.
+        methods: see `Cell.method`.
+        num_seeds: how many seeds, counted up from `run.seed`.
+        folds: how often the groups held out rotate; 0: the config's own split.
+        few_shot: context sizes of the few-shot curve; empty: none.
+    """
+
+    config: RunConfig
+    methods: tuple[str, ...]
+    num_seeds: int
+    folds: int = 0
+    few_shot: tuple[int, ...] = FEW_SHOT
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds."""
+        first = self.config.run.seed
+        return list(range(first, first + self.num_seeds))
+
+    def cells(self) -> list[Cell]:
+        """Return all cells, checked: whatever can be wrong is, before anything is computed.
+
+        Raises:
+            UserError: a method, strategy, fold or context size is impossible, or the survey cannot
+                be used.
+        """
+        self._check()
+        cells = []
+        for seed in self.seeds:
+            seeded = replace(self.config, run=replace(self.config.run, seed=seed, directory=""))
+            for fold, config in enumerate(self._folds(seeded)):
+                for method in self.methods:
+                    chosen = _with_strategy(method, config)
+                    load_roles(chosen.data, chosen.evaluation, seed)
+                    cells.append(
+                        Cell(method=method, fold=fold, config=chosen, few_shot=self.few_shot)
+                    )
+        load_features(self.config.data, self.config.encoder, self.config.run.seed)
+        return cells
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan for `comparison.json`."""
+        return {
+            "settings": self.config.to_flat(),
+            "methods": list(self.methods),
+            "seeds": self.seeds,
+            "folds": self.folds,
+            "few_shot": list(self.few_shot),
+        }
+
+    def _check(self) -> None:
+        if self.num_seeds < 1:
+            raise ConfigError(f"--seeds {self.num_seeds}: expected at least 1.")
+        if not self.methods:
+            raise ConfigError("Nothing to compare: name at least one method or strategy.")
+        for method in self.methods:
+            if method.split()[0] != FEDERATED and method not in OTHER_METHODS:
+                known = (FEDERATED, *OTHER_METHODS)
+                raise ConfigError(
+                    f"Method {method!r}: expected one of {', '.join(known)}."
+                    f"{suggest(method, known)}"
+                )
+        if any(size < 0 for size in self.few_shot):
+            raise ConfigError(f"--few-shot {list(self.few_shot)}: expected numbers >= 0.")
+
+    def _folds(self, config: RunConfig) -> Iterable[RunConfig]:
+        """Return the config of each fold: its groups held out, all others of the run training.
+
+        The groups are named in it, so that they are the same for all seeds.
+        """
+        seed = self.config.run.seed
+        roles = load_roles(self.config.data, self.config.evaluation, seed)
+        if not self.folds:
+            held_out = {group for group, role in roles.items() if role == "held-out"}
+            return [_holding_out(config, list(roles), held_out)]
+        if not 2 <= self.folds <= len(roles):
+            raise ConfigError(
+                f"--folds {self.folds}: expected 2 to {len(roles)}, the number of groups in the "
+                "comparison: every fold holds at least one of them out, and trains on the others."
+            )
+        groups = list(roles)
+        order = generator(seed, "folds").permutation(len(groups))
+        parts = [order[fold :: self.folds] for fold in range(self.folds)]
+        return [_holding_out(config, groups, {groups[i] for i in part}) for part in parts]
+
+
+def federated(strategies: Sequence[str]) -> tuple[str, ...]:
+    """Return the methods of some strategies, each a name and overrides."""
+    return tuple(f"{FEDERATED} {strategy.strip()}" for strategy in strategies)
+
+
+def _with_strategy(method: str, config: RunConfig) -> RunConfig:
+    """Apply a federated method's strategy and overrides to a config."""
+    kind, *words = method.split()
+    if kind != FEDERATED:
+        return config
+    if not words:
+        raise ConfigError(f"Method {method!r}: expected '{FEDERATED} <strategy> [key=value ...]'.")
+    overrides = dict(parse_override(word) for word in words[1:])
+    for key in overrides:
+        if not key.startswith(_OF_A_STRATEGY):
+            raise ConfigError(
+                f"Method {method!r} changes {key!r}: expected a key below "
+                f"{', '.join(_OF_A_STRATEGY)}. All methods share the survey, the encoder, the "
+                "evaluation and the seeds."
+            )
+    chosen = RunConfig.from_flat({**config.to_flat(), "strategy.name": words[0], **overrides})
+    require_strategy(chosen.strategy)
+    return chosen
+
+
+def _holding_out(config: RunConfig, groups: Sequence[str], held_out: set[str]) -> RunConfig:
+    train = [group for group in groups if group not in held_out]
+    data = replace(
+        config.data,
+        train_groups=" | ".join(train),
+        held_out_groups=" | ".join(sorted(held_out)),
+    )
+    return replace(config, data=data)
+
+
+@lru_cache
+def _file_digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

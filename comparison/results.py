@@ -1,0 +1,194 @@
+"""A comparison's results: everything that its table and its report show, from its cells."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comparison import plan
+from comparison.cells import CellResult, CellStore
+from comparison.claims import judge_claims
+from comparison.figures import ROLES, MethodFigures, interval
+from server_app.run_directory import read_json
+from task.errors import RunDirectoryError
+from task.evaluation import FEWEST_TARGETS
+from task.statistics import PAIRED_TEST, paired_interval, sign_flip_p_value
+
+MANIFEST = "comparison.json"
+
+KINDS = {
+    plan.FEDERATED: ("federated", "each group its own; the server parameters and scores"),
+    plan.CENTRALIZED_ROUNDS: ("centralized", "one place all training groups'"),
+    plan.CENTRALIZED_STEPS: ("centralized", "one place all training groups'"),
+    plan.LOCAL: ("local", "each group its own"),
+    plan.LINEAR_PROBE: ("probe", "one place all training groups'"),
+    plan.MLP_PROBE: ("probe", "one place all training groups'"),
+    plan.POPULATION_MEAN: ("no-learning", "one place all training groups'"),
+    plan.UNIFORM: ("no-learning", "nobody's"),
+}
+"""Method to its kind, and who reads whose answers."""
+
+LABELS = {
+    plan.CENTRALIZED_ROUNDS: "Centralized, equal rounds",
+    plan.CENTRALIZED_STEPS: "Centralized, equal steps",
+    plan.LOCAL: "Local",
+    plan.LINEAR_PROBE: "Linear probe",
+    plan.MLP_PROBE: "MLP probe",
+    plan.POPULATION_MEAN: "Population mean",
+    plan.UNIFORM: "Uniform",
+}
+
+
+def load_results(directory: Path) -> dict[str, Any]:
+    """Return the results of a comparison, from the cells that are there.
+
+    Keys: `settings`, `environment`, `command`, `seeds`, `folds`, `missing_cells`, `num_groups`,
+    `methods`, `table`, `curves`, `groups`, `paired`, `paired_test`, `few_shot`, `few_shot_note`,
+    `reliability` and `claims`.
+
+    Raises:
+        RunDirectoryError: the directory is no comparison, or a file is damaged.
+    """
+    if not (directory / MANIFEST).is_file():
+        raise RunDirectoryError(
+            f"{directory} is no comparison: there is no {MANIFEST} in it. Give a directory that "
+            "`pluralllm compare` has written."
+        )
+    manifest = read_json(directory / MANIFEST)
+    store = CellStore(directory)
+    by_method: dict[str, dict[int, list[CellResult]]] = {}
+    missing = []
+    try:
+        for cell in manifest["cells"]:
+            if store.has(cell["key"]):
+                seeds = by_method.setdefault(cell["method"], {})
+                seeds.setdefault(cell["seed"], []).append(store.read(cell["key"]))
+            else:
+                missing.append(f"{cell['method']}, seed {cell['seed']}, fold {cell['fold']}")
+        # With a fold missing a seed is about other groups than the others: it waits for that.
+        folds = max(1, manifest["folds"])
+        complete = {
+            method: {seed: results for seed, results in seeds.items() if len(results) == folds}
+            for method, seeds in by_method.items()
+        }
+        intervals = bool(manifest["intervals"])
+        figures = {
+            method: MethodFigures(complete[method], intervals=intervals)
+            for method in manifest["methods"]
+            if complete.get(method)
+        }
+        return {
+            **{key: manifest[key] for key in ("settings", "environment", "command")},
+            **{key: manifest[key] for key in ("seeds", "folds", "num_groups")},
+            "missing_cells": missing,
+            "methods": [describe_method(method) for method in manifest["methods"]],
+            "table": {method: each.table() for method, each in figures.items()},
+            "curves": {m: curve for m, each in figures.items() if (curve := each.curve())},
+            "groups": {method: each.groups() for method, each in figures.items()},
+            "paired": _paired(complete, intervals),
+            "paired_test": PAIRED_TEST,
+            "few_shot": {m: sizes for m, each in figures.items() if (sizes := each.few_shot())},
+            "few_shot_note": (
+                "Held-out groups that keep at least "
+                f"{FEWEST_TARGETS} questions besides the largest context; the targets are the same "
+                "for all context sizes."
+            ),
+            "reliability": {method: each.reliability() for method, each in figures.items()},
+            "claims": _claims(figures, complete, intervals),
+        }
+    except KeyError as error:
+        raise RunDirectoryError(
+            f"{directory / MANIFEST} lacks {error}. Run the comparison again in another directory."
+        ) from None
+
+
+def federated_run(directory: Path) -> Path | None:
+    """Return the run directory of the first finished federated cell; None: there is none."""
+    store = CellStore(directory)
+    for cell in read_json(directory / MANIFEST)["cells"]:
+        if cell["method"].startswith(plan.FEDERATED) and store.has(cell["key"]):
+            return store.run_folder(cell["key"])
+    return None
+
+
+def describe_method(method: str) -> dict[str, str]:
+    """Return the entry of `methods`: name, label, kind, and who reads whose answers."""
+    name, *strategy = method.split()
+    kind, reads = KINDS[name]
+    label = LABELS.get(name) or f"Federated ({' '.join(strategy)})"
+    return {"name": method, "label": label, "kind": kind, "reads": reads}
+
+
+def _paired(
+    by_method: Mapping[str, Mapping[int, list[CellResult]]], intervals: bool
+) -> list[dict[str, Any]]:
+    """Compare every method with both centralized ones, over the seeds and groups they share."""
+    entries = []
+    for versus in (plan.CENTRALIZED_ROUNDS, plan.CENTRALIZED_STEPS):
+        for method in by_method:
+            if method == versus:
+                continue
+            seeds = sorted(set(by_method[method]) & set(by_method.get(versus, {})))
+            for key, role in ROLES.items():
+                ours, theirs = (
+                    MethodFigures({seed: by_method[m][seed] for seed in seeds}, intervals=False)
+                    for m in (method, versus)
+                )
+                rows = []
+                for index in range(len(seeds)):
+                    one, other = ours.scores(index, role), theirs.scores(index, role)
+                    rows.append({g: one[g].all.value - other[g].all.value for g in one})
+                groups = sorted(set.intersection(*map(set, rows))) if rows else []
+                if not groups:
+                    continue
+                differences_SG = np.array([[row[group] for group in groups] for row in rows])
+                difference = interval(differences_SG.mean(1).tolist(), intervals=False)
+                p_value = None
+                if intervals and len(groups) > 1:
+                    low, high = paired_interval(differences_SG)
+                    difference |= {"low": low, "high": high}
+                    p_value = sign_flip_p_value(differences_SG)
+                entries.append(
+                    {
+                        "method": method,
+                        "versus": versus,
+                        "role": key,
+                        "difference": difference,
+                        "p_value": p_value,
+                        "num_groups": len(groups),
+                        "num_seeds": len(seeds),
+                    }
+                )
+    return entries
+
+
+def _claims(
+    figures: Mapping[str, MethodFigures],
+    by_method: Mapping[str, Mapping[int, list[CellResult]]],
+    intervals: bool,
+) -> list[dict[str, Any]]:
+    """Judge the paper's claims by the first federated method, over the seeds that all share."""
+    first = next((method for method in figures if method.startswith(plan.FEDERATED)), None)
+    versus = [m for m in (plan.CENTRALIZED_ROUNDS, plan.CENTRALIZED_STEPS) if m in figures]
+    if first is None or not versus:
+        return []
+    seeds = sorted(set.intersection(*(set(by_method[m]) for m in (first, *versus))))
+    per_seed = {
+        method: MethodFigures(
+            {seed: by_method[method][seed] for seed in seeds}, intervals=False
+        ).per_seed("held-out")
+        for method in (first, *versus)
+    }
+    if not seeds or any(
+        math.isnan(value)
+        for metrics in per_seed.values()
+        for value in metrics.get("rounds_to_95", [math.nan])
+    ):
+        return []
+    return judge_claims(
+        per_seed[first],
+        {LABELS[method]: per_seed[method] for method in versus},
+        intervals=intervals and len(seeds) > 1,
+    )
