@@ -15,6 +15,7 @@ from task.errors import ConfigError, PopulationError
 from task.evaluation import evaluate_group
 from task.features import feature_sums, load_fingerprint, load_group, load_roles
 from task.paths import project_folder
+from task.population import PopulationAnswers, PopulationPrior
 from task.predictor import PreferencePredictor
 from task.training import train_client
 
@@ -52,6 +53,14 @@ def describe(message: Message, context: Context) -> Message:
             records.FEATURE_SUMS: ArrayRecord(exact),
         }
     )
+    if config.predictor.population_weight:
+        train_groups = [data for data in groups if data.role == "train"]
+        disclosed = {
+            f"{index}.{name}": Array(array)
+            for index, data in enumerate(train_groups)
+            for name, array in PopulationAnswers.of(data).to_arrays().items()
+        }
+        content[records.ANSWERS] = ArrayRecord(disclosed)
     return Message(content, reply_to=message)
 
 
@@ -92,7 +101,12 @@ def evaluate(message: Message, context: Context) -> Message:
     parameters = message.content.array_records[records.ARRAYS].to_torch_state_dict()
     predictor.set_parameters(parameters)
     data = load_group(config, str(briefing[records.GROUP]))
-    scores = evaluate_group(predictor, data, config.evaluation, config.run.seed, seen)
+    prior = None
+    if population := message.content.array_records.get(records.POPULATION):
+        arrays = {name: array.numpy() for name, array in population.items()}
+        answers = PopulationAnswers.from_arrays(arrays)
+        prior = PopulationPrior(answers, config.predictor.population_weight)
+    scores = evaluate_group(predictor, data, config.evaluation, config.run.seed, seen, prior)
     metrics = MetricRecord(
         {
             records.NUM_EXAMPLES: int(scores.all.weight),

@@ -19,6 +19,7 @@ from task.encoder import saved_settings
 from task.evaluation import Predict, evaluation_splits, predict_with, score_splits
 from task.features import GroupData
 from task.metrics import GroupScores
+from task.population import PopulationAnswers
 from task.predictor import PreferencePredictor
 from task.probes import LinearProbe, MlpProbe
 from task.sources import load_survey
@@ -58,7 +59,8 @@ def _federated(trial: Trial, folder: Path) -> CellResult:
             points.append(
                 Point(entry["round"], steps, episodes, seconds, megabytes, entry["groups"])
             )
-    predict = predict_with(load_predictor(directory.path, "final"))
+    predictor = load_predictor(directory.path, "final")
+    predict = predict_with(predictor, predictor.prior)
     return _result(trial, predict, points)
 
 
@@ -70,10 +72,17 @@ def _centralized(trial: Trial, _folder: Path, *, equal_steps: bool) -> CellResul
     """
     config = trial.config
     train = config.train if equal_steps else replace(config.train, local_steps=1)
+    answers = None
+    if config.predictor.population_weight:
+        answers = PopulationAnswers.merged(map(PopulationAnswers.of, trial.train))
     predictor = PreferencePredictor.initial(
-        config.predictor, pooled_sums(trial.train), saved_settings(config.encoder), config.run.seed
+        config.predictor,
+        pooled_sums(trial.train),
+        saved_settings(config.encoder),
+        config.run.seed,
+        answers,
     )
-    predict = predict_with(predictor)
+    predict = predict_with(predictor, predictor.prior)
     curve = train_with_curve(
         predictor,
         trial.train,

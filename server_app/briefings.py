@@ -16,7 +16,8 @@ class Briefings:
     """What every message carries besides the strategy's own records.
 
     The group it is for and the round; feature statistics; the learning rates and the clipping norm
-    of a train message; the seen questions of an evaluate message.
+    of a train message; the seen questions of an evaluate message, and the population's answers if
+    they are mixed into predictions.
     """
 
     def __init__(
@@ -29,6 +30,10 @@ class Briefings:
             records.FEATURE_STD: Array(predictor.feature_std.numpy()),
         }
         self._statistics = ArrayRecord(statistics)
+        self._answers = None
+        if population.answers:
+            arrays = population.answers.to_arrays()
+            self._answers = ArrayRecord({name: Array(array) for name, array in arrays.items()})
         seen = seen_question_keys(population.question_keys, population.roles)
         self._seen = {
             role: ArrayRecord({records.QUESTION_KEYS: Array(keys)}) for role, keys in seen.items()
@@ -48,4 +53,6 @@ class Briefings:
             briefing[records.CLIPPING_NORM] = self._clipping_norm
         else:
             added[records.SEEN_QUESTIONS] = self._seen[client.role]
+            if self._answers:
+                added[records.POPULATION] = self._answers
         return added

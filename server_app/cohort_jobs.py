@@ -23,6 +23,7 @@ from task.cohort import Start, TrainedShard, TrainTask
 from task.config import RunConfig
 from task.features import load_group
 from task.metrics import GroupScores
+from task.population import PopulationAnswers, PopulationPrior
 
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ def score_jobs(
     jobs: list[Job] = []
     known, refused = _known(config, messages)
     for batch in _alike(known, records.ARRAYS):
-        start = workers.share(_start(batch[0].content))
+        start = workers.share(_start(batch[0].content, config.predictor.population_weight))
         groups = [_group(message) for message in batch]
         keys: dict[int, int] = {}  # records of seen questions by identity; there are few
         seen_keys: list[NDArray[np.int64]] = []
@@ -215,11 +216,15 @@ def _reply_metadata(message: Message) -> Metadata:
     )
 
 
-def _start(content: RecordDict) -> Start:
+def _start(content: RecordDict, population_weight: float = 0.0) -> Start:
     statistics = content.array_records[records.FEATURE_STATISTICS]
     mean, std = (statistics[key].numpy() for key in (records.FEATURE_MEAN, records.FEATURE_STD))
     parameters = content.array_records[records.ARRAYS].to_torch_state_dict()
-    return Start(dict(parameters), torch.from_numpy(mean), torch.from_numpy(std))
+    prior = None
+    if population := content.array_records.get(records.POPULATION):
+        arrays = {name: array.numpy() for name, array in population.items()}
+        prior = PopulationPrior(PopulationAnswers.from_arrays(arrays), population_weight)
+    return Start(dict(parameters), torch.from_numpy(mean), torch.from_numpy(std), prior)
 
 
 def _group(message: Message) -> str:

@@ -5,16 +5,17 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from task import records
 from task.errors import EncoderError, PopulationError
 from task.features import FeatureSums
+from task.population import PopulationAnswers
 from task.roles import Role
 
 POLL_SECONDS, NOTICE_SECONDS = 0.2, 10.0
@@ -48,12 +49,14 @@ class Population:
         fingerprint: the encoder that all of them use.
         feature_sums: over the training groups' questions.
         question_keys: group to the keys of its questions.
+        answers: the training groups' answers added up, if they disclose them.
     """
 
     clients: tuple[Client, ...]
     fingerprint: str
     feature_sums: FeatureSums
     question_keys: dict[str, NDArray[np.int64]]
+    answers: PopulationAnswers | None = None
 
     @property
     def roles(self) -> dict[str, Role]:
@@ -116,6 +119,7 @@ def _assemble(replies: dict[int, RecordDict]) -> Population:
     held: list[tuple[str, Role, int]] = []
     keys: dict[str, NDArray[np.int64]] = {}
     sums: dict[str, FeatureSums] = {}
+    answers: dict[str, PopulationAnswers] = {}
     for node_id, content in replies.items():
         holdings = content.config_records[records.HOLDINGS]
         groups = _groups(content)
@@ -128,6 +132,8 @@ def _assemble(replies: dict[int, RecordDict]) -> Population:
         keys.update({group: arrays[str(index)].numpy() for index, group in enumerate(groups)})
         trained = [group for group, role in zip(groups, roles, strict=True) if role == "train"]
         sums.update(zip(trained, _feature_sums(content), strict=True))
+        if disclosed := content.array_records.get(records.ANSWERS):
+            answers.update(zip(trained, _answers(disclosed, len(trained)), strict=True))
     _require_one_encoder(fingerprints)
     names = Counter(group for group, *_ in held)
     if twice := [group for group, number in names.items() if number > 1]:
@@ -140,7 +146,10 @@ def _assemble(replies: dict[int, RecordDict]) -> Population:
     ]
     # A sum of floats depends on its order: in the order of groups it is the same for any nodes.
     pooled = reduce(add, (sums[group] for group in sorted(sums)))
-    return Population(tuple(clients), next(iter(fingerprints)), pooled, keys)
+    added_up = PopulationAnswers.merged(answers[group] for group in sorted(answers))
+    return Population(
+        tuple(clients), next(iter(fingerprints)), pooled, keys, added_up if answers else None
+    )
 
 
 def _groups(content: RecordDict) -> list[str]:
@@ -155,6 +164,15 @@ def _feature_sums(content: RecordDict) -> list[FeatureSums]:
         FeatureSums(float(count), total, squares)
         for count, total, squares in zip(*(arrays[c].numpy() for c in columns), strict=True)
     ]
+
+
+def _answers(disclosed: ArrayRecord, number: int) -> list[PopulationAnswers]:
+    """Return the answers of each of a node's training groups."""
+    groups: list[dict[str, NDArray[Any]]] = [{} for _ in range(number)]
+    for key, array in disclosed.items():
+        index, name = key.split(".")
+        groups[int(index)][name] = array.numpy()
+    return [PopulationAnswers.from_arrays(arrays) for arrays in groups]
 
 
 def _require_one_encoder(fingerprints: dict[str, list[str]]) -> None:

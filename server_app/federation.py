@@ -72,7 +72,11 @@ def _train(
 ) -> None:
     """Run the strategy's rounds; whatever ends them, the last predictor is saved."""
     predictor = PreferencePredictor.initial(
-        config.predictor, population.feature_sums, saved_settings(config.encoder), config.run.seed
+        config.predictor,
+        population.feature_sums,
+        saved_settings(config.encoder),
+        config.run.seed,
+        population.answers,
     )
     clients = PopulationGrid(
         grid,

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from task.config import TrainConfig
-from task.episodes import make_episode
+from task.episodes import drop_features, make_episode
 from task.features import GroupData
-from task.training import episode_losses, training_splits
+from task.training import FeatureDropout, episode_losses, training_splits
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,17 @@ def train_centralized(
             training_splits(data, config, seed, server_round, config.local_steps)
             for data in clients
         ]
+        dropouts = [FeatureDropout(data, config, seed, server_round) for data in clients]
         for step, learning_rate in enumerate(config.learning_rates(server_round)):
             optimizer.param_groups[0]["lr"] = learning_rate
             optimizer.zero_grad()
-            for data, share, steps in zip(clients, shares, splits, strict=True):
+            for data, share, steps, dropout in zip(clients, shares, splits, dropouts, strict=True):
                 # One group after another: sizes differ, and padding would cost more than it saves.
                 episode = make_episode([(data, split) for split in steps[step]], device=device)
+                if config.feature_dropout:
+                    mean_d = module.get_buffer("feature_mean")
+                    kept_Bd = dropout.draw()
+                    episode = drop_features(episode, mean_d, kept_Bd, config.feature_dropout)
                 loss = episode_losses(module, episode, config.objective).mean()  # type: ignore[arg-type]
                 (share * loss).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -25,6 +25,7 @@ from task.evaluation import evaluation_splits, score_episode
 from task.features import GroupData
 from task.metrics import GroupScores
 from task.parameters import Layout
+from task.population import PopulationPrior
 from task.predictor import PreferencePredictor
 from task.stacking import Stack
 from task.stacking_size import stack_size
@@ -37,11 +38,12 @@ as several tensor operations."""
 
 @dataclass(frozen=True)
 class Start:
-    """Global parameters and feature statistics that a computation starts from."""
+    """Global parameters, feature statistics and population's answers that all clients are sent."""
 
     parameters: Mapping[str, Tensor]
     feature_mean: Tensor
     feature_std: Tensor
+    prior: PopulationPrior | None = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,8 @@ class Cohort:
             with torch.autocast(
                 self._device.type, self._autocast, enabled=self._autocast is not None
             ):
-                scores += score_episode(predictor, episode, parts, [seen for *_, seen in batch])
+                seen_keys = [seen for *_, seen in batch]
+                scores += score_episode(predictor, episode, parts, seen_keys, start.prior)
         return scores
 
     def _evaluation_splits(self, data: GroupData) -> list[Split]:

@@ -203,6 +203,12 @@ class PredictorSettings:
         "Initial weight of a token's answer share relative to one feature (1: GPO's). A share is "
         "one input among hundreds of features; a larger gain lets context tell sooner.",
     )
+    population_weight: float = _setting(
+        0.0,
+        "Mix the training groups' own answers to a question into its prediction: each counts as "
+        "this many of the network's. 0: do not. Otherwise clients send their answers, for sums "
+        "that the server keeps and sends to all.",
+    )
     standardise_features: bool = _setting(
         True,
         "Give the predictor z-scored features (mean and variance pooled over the training groups' "
@@ -218,6 +224,12 @@ class PredictorSettings:
             "predictor.embedder-depth",
             self.embedder_depth,
             "an integer >= 2",
+        )
+        _require(
+            self.population_weight >= 0,
+            "predictor.population-weight",
+            self.population_weight,
+            "a number >= 0",
         )
         _require(self.answer_gain > 0, "predictor.answer-gain", self.answer_gain, "a number > 0")
         _require(
@@ -245,6 +257,11 @@ class TrainConfig:
         "cosine", "Learning rate over the whole run: `constant`, or `cosine` down to 0."
     )
     weight_decay: float = _setting(0.0, "Decoupled weight decay (AdamW).")
+    feature_dropout: float = _setting(
+        0.0,
+        "Share of the features that are dropped in a training episode, the same ones for all its "
+        "options (dropout). Keeps the predictor from knowing questions by heart.",
+    )
     min_context: int = _setting(10, "Fewest context questions of a training episode.")
     max_context: int = _setting(100, "Most context questions of a training episode.")
     min_target: int = _setting(10, "Fewest target questions of a training episode.")
@@ -279,6 +296,12 @@ class TrainConfig:
             )
         _require(self.learning_rate > 0, "train.learning-rate", self.learning_rate, "a number > 0")
         _require(self.weight_decay >= 0, "train.weight-decay", self.weight_decay, "a number >= 0")
+        _require(
+            0 <= self.feature_dropout < 1,
+            "train.feature-dropout",
+            self.feature_dropout,
+            "a number from 0 to below 1",
+        )
         _require(
             self.clients_per_round >= 0,
             "train.clients-per-round",

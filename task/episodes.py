@@ -7,7 +7,7 @@ from values.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,6 +139,27 @@ def make_episode(
         option_index_BQO=_moved(index.reshape(mask.shape), device),
         option_mask_BQO=_moved(mask, device),
         target_y_BQO=_moved(answers.reshape(mask.shape), device),
+    )
+
+
+def drop_features(
+    episode: Episode, mean_d: torch.Tensor, kept_Bd: NDArray[np.bool_], probability: float
+) -> Episode:
+    """Drop features from all options of an episode: dropout (JMLR 15:1929) around their mean.
+
+    Args:
+        episode: a batch of episodes.
+        mean_d: mean of the features: what a dropped one is replaced with.
+        kept_Bd: which features each episode keeps.
+        probability: of dropping a feature; the others' distances from the mean grow by
+            1 / (1 - probability), so that they are the same on average.
+    """
+    scale_Bd = kept_Bd.astype(np.float32) / np.float32(1 - probability)
+    scale_B1d = _moved(scale_Bd, mean_d.device).unsqueeze(1)
+    return replace(
+        episode,
+        context_x_BCd=mean_d + (episode.context_x_BCd - mean_d) * scale_B1d,
+        target_x_BTd=mean_d + (episode.target_x_BTd - mean_d) * scale_B1d,
     )
 
 

@@ -13,6 +13,7 @@ from task.config import EvaluationConfig
 from task.episodes import Episode, PredictsDistributions, Split, make_episode
 from task.features import GroupData
 from task.metrics import GroupScores
+from task.population import PopulationPrior
 from task.seeding import generator
 
 Predict = Callable[[GroupData, Split], NDArray[np.floating]]
@@ -55,6 +56,7 @@ def score_episode(
     episode: Episode,
     parts: Sequence[tuple[GroupData, Split]],
     seen_keys: Sequence[NDArray[np.int64]],
+    prior: PopulationPrior | None = None,
 ) -> list[GroupScores]:
     """Score the targets of each of an episode's groups.
 
@@ -63,10 +65,11 @@ def score_episode(
         episode: what `make_episode` makes of `parts`.
         parts: groups and their questions.
         seen_keys: for each part, `Question.key` of the questions that count as seen.
+        prior: the population's answers to mix in, if any.
     """
     predicted_BQO = predictor.distributions(episode).float().cpu().numpy()
     return [
-        _score(predicted_QO[: len(split.target)], data, split, keys)
+        _score(_mixed(predicted_QO[: len(split.target)], data, split, prior), data, split, keys)
         for predicted_QO, (data, split), keys in zip(predicted_BQO, parts, seen_keys, strict=True)
     ]
 
@@ -87,15 +90,20 @@ def score_splits(
     )
 
 
-def predict_with(predictor: PredictsDistributions) -> Predict:
-    """Return the function that lets a predictor predict, one forward pass per split."""
+def predict_with(predictor: PredictsDistributions, prior: PopulationPrior | None = None) -> Predict:
+    """Return the function that lets a predictor predict, one forward pass per split.
+
+    Args:
+        predictor: what predicts.
+        prior: the population's answers to mix in, if any.
+    """
 
     @torch.inference_mode()
     def predict(data: GroupData, split: Split) -> NDArray[np.floating]:
         predictor.eval()
         episode = make_episode([(data, split)], device=predictor.feature_mean.device)
-        distributions: NDArray[np.floating] = predictor.distributions(episode)[0].cpu().numpy()
-        return distributions
+        predicted_QO = predictor.distributions(episode)[0].cpu().numpy()
+        return _mixed(predicted_QO, data, split, prior)
 
     return predict
 
@@ -106,6 +114,7 @@ def evaluate_group(
     config: EvaluationConfig,
     seed: int,
     seen_keys: NDArray[np.int64],
+    prior: PopulationPrior | None = None,
 ) -> GroupScores:
     """Score all targets of a group, one forward pass per context draw.
 
@@ -115,9 +124,10 @@ def evaluate_group(
         config: context size and number of draws.
         seed: the run's seed.
         seen_keys: `Question.key` of the questions that count as seen.
+        prior: the population's answers to mix in, if any.
     """
     splits = evaluation_splits(data, config, seed)
-    return score_splits(predict_with(predictor), data, splits, seen_keys)
+    return score_splits(predict_with(predictor, prior), data, splits, seen_keys)
 
 
 def true_distributions(data: GroupData, questions: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -141,6 +151,15 @@ def _split(data: GroupData, order: NDArray[np.int64], num_context: int, unused: 
     """Take the first of an order as context; targets are those after the first `unused`."""
     target = data.held_back if data.role == "train" else np.sort(order[unused:])
     return Split(order[:num_context], target)
+
+
+def _mixed(
+    predicted_QO: NDArray[np.floating],
+    data: GroupData,
+    split: Split,
+    prior: PopulationPrior | None,
+) -> NDArray[np.floating]:
+    return prior.mix(predicted_QO, data, split.target) if prior else predicted_QO
 
 
 def _score(

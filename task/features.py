@@ -25,6 +25,7 @@ class GroupData:
         rows: (N,) int64, rows of `features` of this group's options, question after question.
         answers: the group's answer distributions.
         question_keys: (Q,) int64, `Question.key` of each answered question.
+        option_ranks: (N,) int64, `Question.ranks` of their options.
         trainable: positions of the questions that may train or be context (held-out groups: all).
         held_back: positions of the questions that never train (held-out groups: none).
     """
@@ -35,6 +36,7 @@ class GroupData:
     rows: NDArray[np.int64]
     answers: Answers
     question_keys: NDArray[np.int64]
+    option_ranks: NDArray[np.int64]
     trainable: NDArray[np.int64]
     held_back: NDArray[np.int64]
 
@@ -102,13 +104,15 @@ def group_data(
     if role == "train":
         order = generator(seed, "held-back questions", group).permutation(len(answers))
         held_back = np.sort(order[: num_held_back(len(answers), data)])
+    rows = option_rows(survey.option_offsets[:-1], lengths, answers.questions)
     return GroupData(
         group=group,
         role=role,
         features=features,
-        rows=option_rows(survey.option_offsets[:-1], lengths, answers.questions),
+        rows=rows,
         answers=answers,
         question_keys=survey.question_keys[answers.questions],
+        option_ranks=survey.option_ranks[rows],
         trainable=np.setdiff1d(everything, held_back),
         held_back=held_back,
     )

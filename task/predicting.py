@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from task.config import EncoderConfig
 from task.encoder import encode_cached, make_encoder
-from task.episodes import Split, make_episode
+from task.episodes import Split
 from task.errors import EncoderError, SurveyError
+from task.evaluation import predict_with
 from task.features import GroupData
 from task.predictor import PreferencePredictor
 from task.sources.files import read_frame, require_columns
@@ -49,13 +49,12 @@ def read_questions(path: str) -> list[Question]:
     return list(survey_from_frame(frame, where=path).questions)
 
 
-@torch.inference_mode()
 def predict_distributions(
     predictor: PreferencePredictor,
     context: Survey,
     questions: Sequence[Question],
     encoder_name: str = "",
-) -> list[NDArray[np.float32]]:
+) -> list[NDArray[np.floating]]:
     """Return one (options,) distribution per question, given one group's answers.
 
     Args:
@@ -91,12 +90,12 @@ def predict_distributions(
         rows=np.arange(lengths.sum()),
         answers=Answers(positions, lengths, np.concatenate((answers.shares, unknown))),
         question_keys=np.array([question.key for question in everything], dtype=np.int64),
+        option_ranks=np.array([rank for question in everything for rank in question.ranks]),
         trainable=positions,
         held_back=positions[:0],
     )
-    predictor.eval()
     split = Split(positions[: len(answers)], positions[len(answers) :])
-    shares_QO = predictor.distributions(make_episode([(data, split)]))[0].numpy()
+    shares_QO = predict_with(predictor, predictor.prior)(data, split)
     return [
         shares[: len(question.options)]
         for shares, question in zip(shares_QO, questions, strict=True)

@@ -21,6 +21,7 @@ from task.config import PredictorSettings
 from task.episodes import Episode
 from task.features import FeatureSums
 from task.gpo_checkpoint import count_keys, translate
+from task.population import PopulationAnswers, PopulationPrior, StoredPopulation
 from task.seeding import derive_seed
 
 
@@ -99,6 +100,8 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
             starts, not what the network can compute.
         encoder: `task.encoder.saved_settings` of the encoder that made the training features; kept
             so that new texts can be encoded alike.
+        population_weight: see `task.population.PopulationPrior`; 0: none.
+        population_size: questions and options of the population's answers that are kept.
     """
 
     feature_mean: Tensor
@@ -116,6 +119,8 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         feedforward_width: int = 128,
         answer_gain: float = 1.0,
         encoder: dict[str, str | int] | None = None,
+        population_weight: float = 0.0,
+        population_size: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.encoder = encoder or {}
@@ -131,6 +136,7 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         # Like a key's bias, one that all means share vanishes in the softmax: it is not trained.
         self.mean = nn.Linear(feedforward_width, 1, bias=False)
         self.log_std = nn.Linear(feedforward_width, 1)
+        self.population = StoredPopulation(population_weight, population_size)
         self.register_buffer("mean_offset", torch.zeros(1))
         self.register_buffer("feature_mean", torch.zeros(feature_dimension))
         self.register_buffer("feature_std", torch.ones(feature_dimension))
@@ -141,6 +147,7 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         settings: PredictorSettings,
         feature_dimension: int,
         encoder: dict[str, str | int] | None = None,
+        population_size: tuple[int, int] = (0, 0),
     ) -> "PreferencePredictor":
         """Return a predictor as the config describes it."""
         return cls(
@@ -152,6 +159,8 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
             feedforward_width=settings.feedforward_width,
             answer_gain=settings.answer_gain,
             encoder=encoder,
+            population_weight=settings.population_weight,
+            population_size=population_size,
         )
 
     @classmethod
@@ -161,6 +170,7 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
         sums: FeatureSums,
         encoder: dict[str, str | int],
         seed: int,
+        population: PopulationAnswers | None = None,
     ) -> "PreferencePredictor":
         """Return an untrained predictor that depends on the arguments alone.
 
@@ -169,15 +179,24 @@ class PreferencePredictor(nn.Module, PyTorchModelHubMixin):
             sums: feature sums over the training groups' questions, for standardisation.
             encoder: see the class.
             seed: the run's seed.
+            population: the training groups' answers, to be kept for mixing.
         """
+        size = (len(population.keys), len(population.totals)) if population else (0, 0)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "initial parameters"))
-            predictor = cls.of(settings, len(sums.total), encoder)
+            predictor = cls.of(settings, len(sums.total), encoder, size)
+        if population:
+            predictor.population.store(population)
         if settings.standardise_features:
             mean, std = sums.mean_and_std()
             predictor.feature_mean.copy_(torch.from_numpy(mean))
             predictor.feature_std.copy_(torch.from_numpy(std))
         return predictor
+
+    @property
+    def prior(self) -> PopulationPrior | None:
+        """The population's answers to mix into predictions; None: there are none."""
+        return self.population.prior
 
     def predict(
         self,

@@ -1,7 +1,8 @@
 """Names of every record and key that crosses the wire, once.
 
-Answers never do: a client sends texts' hashes and feature sums (`describe`), parameters and loss
-(`train`), and sums of scores (`evaluate`).
+Answers do not, unless `predictor.population-weight` asks for their sums: a client sends texts'
+hashes and feature sums (`describe`), parameters and loss (`train`), and sums of scores
+(`evaluate`).
 """
 
 # Message types.
@@ -25,6 +26,7 @@ FEATURE_MEAN = "mean"
 FEATURE_STD = "std"
 SEEN_QUESTIONS = "seen-questions"  # ArrayRecord of an evaluate message
 QUESTION_KEYS = "keys"
+POPULATION = "population"  # ArrayRecord of an evaluate message: training groups' answers
 
 # Reply to `describe`: one entry per group that the node holds.
 HOLDINGS = "holdings"  # ConfigRecord
@@ -37,6 +39,7 @@ FEATURE_SUMS = "feature-sums"  # ArrayRecord: a row per training group of the no
 SUM_COUNT = "count"
 SUM_TOTAL = "total"
 SUM_SQUARES = "squares"
+ANSWERS = "answers"  # ArrayRecord, if `predictor.population-weight` asks: of each training group
 
 # Metrics of a train reply.
 NUM_EXAMPLES = "num-examples"

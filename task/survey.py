@@ -28,6 +28,13 @@ class Question:
         digest = hashlib.sha256(content.encode()).digest()[:8]
         return int.from_bytes(digest, "big", signed=True)
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Place of each option among the sorted options, an order that all clients share."""
+        order = sorted(range(len(self.options)), key=lambda option: self.options[option])
+        ranks = dict(zip(order, range(len(order)), strict=True))
+        return tuple(ranks[option] for option in range(len(order)))
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -77,6 +84,11 @@ class Survey:
         """(questions + 1,) int64: rows of each question among all (question, option) pairs."""
         counts = [len(question.options) for question in self.questions]
         return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+    @cached_property
+    def option_ranks(self) -> NDArray[np.int64]:
+        """(options of all questions,) int64: `Question.ranks`, question after question."""
+        return np.array([rank for question in self.questions for rank in question.ranks])
 
     @cached_property
     def question_keys(self) -> NDArray[np.int64]:

@@ -3,11 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from task.config import TrainConfig
-from task.episodes import Episode, PredictsDistributions, Split, make_episode, sample_split
+from task.episodes import (
+    Episode,
+    PredictsDistributions,
+    Split,
+    drop_features,
+    make_episode,
+    sample_split,
+)
 from task.features import GroupData
 from task.predictor import PreferencePredictor
 from task.seeding import generator
@@ -58,6 +67,27 @@ def training_splits(
         [sample_split(data, config, random) for _ in range(config.episodes_per_step)]
         for _ in range(num_steps)
     ]
+
+
+class FeatureDropout:
+    """Seeded draws of the features that a client's episodes keep in a round.
+
+    Args:
+        data: the client.
+        config: `feature_dropout`, and episodes of a step.
+        seed: the run's seed.
+        server_round: the federated round.
+    """
+
+    def __init__(self, data: GroupData, config: TrainConfig, seed: int, server_round: int) -> None:
+        self._random = generator(seed, "feature dropout", server_round, data.group)
+        self._shape = (config.episodes_per_step, data.features.shape[1])
+        self._probability = config.feature_dropout
+
+    def draw(self) -> NDArray[np.bool_]:
+        """Return (episodes of a step, d_x): which features the next step's episodes keep."""
+        kept: NDArray[np.bool_] = self._random.random(self._shape) >= self._probability
+        return kept
 
 
 @dataclass(frozen=True)
@@ -111,6 +141,7 @@ def train_stack(
     steps = [
         training_splits(data, config, seed, server_round, len(learning_rates)) for data in clients
     ]
+    dropouts = [FeatureDropout(data, config, seed, server_round) for data in clients]
     parameters = list(stack.module.parameters())
     losses = []
     for step, learning_rate in enumerate(learning_rates):
@@ -121,6 +152,10 @@ def train_stack(
             for split in splits[step]
         ]
         episode = make_episode(parts, features=features, device=device)
+        if config.feature_dropout:
+            kept_Bd = np.concatenate([dropout.draw() for dropout in dropouts])
+            mean_d = stack.module.feature_mean
+            episode = drop_features(episode, mean_d, kept_Bd, config.feature_dropout)
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
             losses_B = episode_losses(stack.module, episode, config.objective)
         losses_K = losses_B.view(stack.size, -1).mean(1)

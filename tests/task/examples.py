@@ -31,6 +31,7 @@ def make_group(lengths, *, dimension=5, held_back=(), role="train", seed=0, grou
         rows=random.permutation(size + 7)[:size],
         answers=Answers(positions, lengths, shares),
         question_keys=random.integers(-(2**62), 2**62, len(lengths)),
+        option_ranks=np.concatenate([np.arange(n) for n in lengths]),
         trainable=np.setdiff1d(positions, held_back),
         held_back=held_back,
     )
