@@ -82,7 +82,8 @@ def compare(
     _write(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     text = to_markdown(results)
     _write(folder / "results.md", text)
-    print(f"\n{text}\nResults: {folder / 'results.json'}, {folder / 'results.md'}", flush=True)
+    print(f"\n{text}\nResults: {folder / 'results.json'}, {folder / 'results.md'}")
+    print(f"As a page: pluralllm report {shlex.quote(str(folder))}", flush=True)
     if failures:
         for label, reason in failures.items():
             print(f"error: {label}: {reason}", file=sys.stderr)

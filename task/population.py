@@ -158,6 +158,8 @@ class StoredPopulation(nn.Module):
         super().__init__()
         self.weight = weight
         questions, options = size
+        if not questions:
+            return  # a predictor without them has the keys it had before there were any
         for name, length in zip(_WHOLE, (questions, questions, questions + 1), strict=True):
             self.register_buffer(name, torch.zeros(length, dtype=torch.int64))
         self.register_buffer("totals", torch.zeros(options, dtype=torch.float64))
@@ -171,7 +173,7 @@ class StoredPopulation(nn.Module):
     def prior(self) -> PopulationPrior | None:
         """What to mix into predictions; None: nothing is stored."""
         arrays = {name: buffer.cpu().numpy() for name, buffer in self.named_buffers()}
-        if not len(arrays["keys"]):
+        if not arrays:
             return None
         return PopulationPrior(PopulationAnswers.from_arrays(arrays), self.weight)
 
