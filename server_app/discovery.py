@@ -144,6 +144,12 @@ def _assemble(replies: dict[int, RecordDict]) -> Population:
         Client(id=index, node_id=node_id, name=group, group=group, role=role)
         for index, (group, role, node_id) in enumerate(sorted(held), start=1)
     ]
+    if answers and set(answers) != set(sums):
+        silent = ", ".join(sorted(set(sums) - set(answers)))
+        raise PopulationError(
+            f"Training groups do not disclose their answers ({silent}), others do: expected the "
+            "same predictor.population-weight on all nodes."
+        )
     # A sum of floats depends on its order: in the order of groups it is the same for any nodes.
     pooled = reduce(add, (sums[group] for group in sorted(sums)))
     added_up = PopulationAnswers.merged(answers[group] for group in sorted(answers))

@@ -136,7 +136,7 @@ class PopulationPrior:
                 continue
             count, total = known
             if own is not None and (own_sums := own.sums(key)):
-                count, total = count - own_sums[0], np.maximum(total - own_sums[1], 0)
+                count, total = count - own_sums[0], total - own_sums[1]
             if count > 0:
                 shares = mixed_QO[row, : len(total)]
                 others = total[_ranks(data, index)]

@@ -161,6 +161,12 @@ def test_evaluate_returns_sums_of_scores_and_nothing_else(group: str) -> None:
         "alignment-score": [expected.all.total, expected.all.weight],
         "alignment-score-seen": [expected.seen.total, expected.seen.weight],
         "alignment-score-new": [expected.new.total, expected.new.weight],
+        "top-option": [expected.top_option.total, expected.top_option.weight],
+        "calibration": [
+            *expected.calibration.options,
+            *expected.calibration.predicted,
+            *expected.calibration.true,
+        ],
     }
     # two draws: 2 held-back questions of 24 (train), or all but 5 of context (held-out)
     assert expected.all.weight == {GROUP: 2 * 2, HELD_OUT: 2 * 19}[group]

@@ -325,10 +325,10 @@ def test_replies_that_are_not_there_in_time_are_failures_and_never_come_later(
 
     def second(grid: CohortGrid, config: RunConfig, *, disturbed: bool) -> dict[str, np.ndarray]:
         population, messages = wire(grid, config, Reduction())
-        first = population.exchange(messages("train"), timeout=0.1 if disturbed else 30)
+        first = population.exchange(messages("train"), timeout=2 if disturbed else 30)
         assert (FAULTY in first.failures) == disturbed
         if disturbed:
-            assert first.failures[FAULTY] == "no reply within 0 s"
+            assert first.failures[FAULTY] == "no reply within 2 s"
             assert [c.name for c in first.replies] == [g for g in TRAIN_GROUPS if g != FAULTY]
         go_on.set()
         again = population.exchange(messages("train"), timeout=30)

@@ -3,13 +3,23 @@ import math
 import pytest
 
 from server_app.fairness import group_table, number, summarise
-from task.metrics import GroupScores, Mean
+from task.metrics import NUM_BINS, Calibration, GroupScores, Mean
 
 ROLES = {"A": "train", "B": "held-out", "C": "held-out"}
+
+
+def binned(options: float, predicted: float, true: float) -> Calibration:
+    """Options that all lie in the first bin."""
+    rest = (0.0,) * (NUM_BINS - 1)
+    return Calibration((options, *rest), (predicted, *rest), (true, *rest))
+
+
 SCORES = {
-    "A": GroupScores(Mean(9.0, 10), Mean(9.0, 10), Mean()),
-    "B": GroupScores(Mean(8.0, 10), Mean(2.0, 4), Mean(6.0, 6)),
-    "C": GroupScores(Mean(2.0, 5), Mean(), Mean(2.0, 5)),
+    "A": GroupScores(Mean(9.0, 10), Mean(9.0, 10), Mean(), Mean(7.0, 10), binned(20, 1.0, 2.0)),
+    "B": GroupScores(
+        Mean(8.0, 10), Mean(2.0, 4), Mean(6.0, 6), Mean(5.0, 10), binned(20, 1.0, 1.5)
+    ),
+    "C": GroupScores(Mean(2.0, 5), Mean(), Mean(2.0, 5), Mean(1.0, 5), binned(10, 1.0, 0.2)),
 }
 
 
@@ -29,6 +39,9 @@ def test_a_role_is_summed_up_over_its_own_groups() -> None:
         "gap": pytest.approx(0.4),
         "cov": pytest.approx(1 / 3),
         "fairness_index": pytest.approx(0.9),
+        "top_option_accuracy": pytest.approx((0.5 + 0.2) / 2),
+        # pooled: 30 options, 2.0 predicted, 1.7 true; B's excess and C's lack partly cancel
+        "calibration_error": pytest.approx(0.3 / 30),
     }
 
 
@@ -54,8 +67,18 @@ def test_the_group_table_puts_baselines_beside_the_model_in_name_order() -> None
         "alignment_score": 0.4,
         "alignment_score_seen_questions": None,
         "alignment_score_new_questions": 0.4,
+        "top_option_accuracy": 0.2,
+        "calibration_error": pytest.approx(0.8 / 10),
         "uniform": 0.25,
     }
+
+
+def test_scores_without_bins_or_top_options_have_none_of_their_figures() -> None:
+    bare = {"A": GroupScores(Mean(9.0, 10))}
+    summary = summarise(bare, ROLES, "train")
+    assert summary["top_option_accuracy"] is summary["calibration_error"] is None
+    entry = group_table(bare, {}, ROLES)["A"]
+    assert entry["top_option_accuracy"] is entry["calibration_error"] is None
 
 
 def test_nan_is_not_a_number_for_json() -> None:

@@ -5,9 +5,17 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from server_app.replies import ReplyError, SentParameters, accept_metrics, accept_train
 from task import records
+from task.metrics import NUM_BINS
 
 PAIR = [1.5, 2.0]
-SCORES = {records.SCORES_ALL: PAIR, records.SCORES_SEEN: [0.0, 0.0], records.SCORES_NEW: PAIR}
+BINS = [1.0] * (3 * NUM_BINS)
+SCORES = {
+    records.SCORES_ALL: PAIR,
+    records.SCORES_SEEN: [0.0, 0.0],
+    records.SCORES_NEW: PAIR,
+    records.TOP_OPTION: [0.0, 2.0],
+    records.CALIBRATION: BINS,
+}
 TRAINED = {records.NUM_EXAMPLES: 3, records.LOSS: 1.25}
 WEIGHTS = np.ones((2, 3), dtype=np.float32)
 
@@ -51,6 +59,27 @@ def test_replies_as_the_client_app_sends_them_have_no_fault() -> None:
 def test_scores_that_are_no_sum_of_scores_are_a_fault(pair: object) -> None:
     reply = RecordDict({records.METRICS: MetricRecord(SCORES | {records.SCORES_ALL: pair})})
     assert records.SCORES_ALL in fault_of(message("evaluate"), reply)
+
+
+@pytest.mark.parametrize("pair", [[3.0, 2.0], [-0.5, 2.0], [1.0, 2.0, 3.0], 1.0])
+def test_a_share_of_right_top_options_that_is_none_is_a_fault(pair: object) -> None:
+    reply = RecordDict({records.METRICS: MetricRecord(SCORES | {records.TOP_OPTION: pair})})
+    assert f"{records.TOP_OPTION} = " in fault_of(message("evaluate"), reply)
+
+
+@pytest.mark.parametrize(
+    "bins", [BINS[:-1], [*BINS, 1.0], [*BINS[:-1], -0.1], [float("nan"), *BINS[1:]], 3.0, [1.0]]
+)
+def test_malformed_calibration_bins_are_a_fault(bins: object) -> None:
+    reply = RecordDict({records.METRICS: MetricRecord(SCORES | {records.CALIBRATION: bins})})
+    assert f"{records.CALIBRATION} = " in fault_of(message("evaluate"), reply)
+
+
+@pytest.mark.parametrize("key", SCORES)
+def test_an_evaluate_reply_needs_every_score(key: str) -> None:
+    scores = {other: value for other, value in SCORES.items() if other != key}
+    reply = RecordDict({records.METRICS: MetricRecord(scores)})
+    assert fault_of(message("evaluate"), reply) == f"its metrics lack {key!r}"
 
 
 @pytest.mark.parametrize(

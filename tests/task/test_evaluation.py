@@ -1,11 +1,22 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
 from task.config import EvaluationConfig
-from task.episodes import make_episode
-from task.evaluation import evaluate_group, evaluation_splits, score_episode
+from task.episodes import Split, make_episode
+from task.evaluation import (
+    FEWEST_TARGETS,
+    evaluate_group,
+    evaluation_splits,
+    few_shot_splits,
+    predict_with,
+    score_episode,
+    score_splits,
+    true_distributions,
+)
 from task.metrics import GroupScores
 from tests.task.examples import (
     make_group,
@@ -139,3 +150,136 @@ def test_every_group_of_a_batch_needs_the_keys_of_its_seen_questions():
     parts = [(data, evaluation_splits(data, CONFIG, 0)[0]) for data in RAGGED[:1]]
     with pytest.raises(ValueError, match="argument"), torch.inference_mode():
         score_episode(make_predictor(), make_episode(parts), parts, [])
+
+
+# -- few-shot curves -------------------------------------------------------------------------------
+
+MANY = make_group([2, 3, 4] * 8, role="held-out")  # 24 questions
+MANY_TRAINING = make_group([2, 3, 4] * 8, held_back=[3, 7, 23])
+SIZES = (0, 1, 5, 14)
+
+
+@pytest.mark.parametrize("data", [MANY, MANY_TRAINING], ids=["held-out", "training"])
+def test_a_larger_context_of_a_few_shot_curve_adds_to_a_smaller_one(data):
+    splits = few_shot_splits(data, SIZES, CONFIG, 3)
+    assert list(splits) == list(SIZES)
+    for draws in zip(*splits.values(), strict=True):
+        contexts = [split.context.tolist() for split in draws]
+        assert [len(context) for context in contexts] == list(SIZES)
+        for smaller, larger in pairwise(contexts):
+            assert larger[: len(smaller)] == smaller
+    assert {len(draws) for draws in splits.values()} == {CONFIG.num_draws}
+
+
+def test_all_sizes_of_a_few_shot_curve_have_the_targets_that_the_largest_leaves_over():
+    splits = few_shot_splits(MANY, SIZES, CONFIG, 3)
+    for draw in range(CONFIG.num_draws):
+        largest = splits[14][draw]
+        assert sorted([*largest.context, *largest.target]) == list(range(24))
+        for size in SIZES:
+            assert splits[size][draw].target.tolist() == largest.target.tolist()
+    assert len({tuple(split.target) for split in splits[0]}) == CONFIG.num_draws
+
+
+def test_a_training_groups_few_shot_targets_are_its_held_back_questions():
+    for draws in few_shot_splits(MANY_TRAINING, SIZES, CONFIG, 3).values():
+        for split in draws:
+            assert split.target.tolist() == [3, 7, 23]
+            assert set(split.context) <= set(MANY_TRAINING.trainable)
+
+
+def test_few_shot_contexts_are_those_of_the_evaluation_where_sizes_agree():
+    splits = few_shot_splits(MANY, (CONFIG.num_context, 14), CONFIG, 3)
+    for few, usual in zip(
+        splits[CONFIG.num_context], evaluation_splits(MANY, CONFIG, 3), strict=True
+    ):
+        assert few.context.tolist() == usual.context.tolist()
+
+
+def test_groups_with_too_few_questions_have_no_few_shot_curve():
+    assert FEWEST_TARGETS == 10
+    assert few_shot_splits(MANY, (0, 14), CONFIG, 0) != {}
+    assert few_shot_splits(MANY, (0, 15), CONFIG, 0) == {}  # nine of 24 questions would be left
+    assert few_shot_splits(MANY_TRAINING, (0, 21), CONFIG, 0) != {}  # targets are the held-back
+    assert few_shot_splits(MANY_TRAINING, (0, 22), CONFIG, 0) == {}
+
+
+# -- no context ------------------------------------------------------------------------------------
+
+
+def without_context(data):
+    return Split(np.array([], dtype=np.int64), np.arange(len(data.answers)))
+
+
+def test_a_predictor_without_context_gives_distributions_that_no_answer_can_change():
+    predict = predict_with(make_predictor())
+    split = without_context(MANY)
+    first = predict(MANY, split)
+    assert np.isfinite(first).all()
+    assert first.sum(1) == pytest.approx(1, abs=1e-5)
+    assert np.ptp(first[:, :2].astype(float), axis=0).min() > 0  # it does depend on the question
+    other = make_group([2, 3, 4] * 8, role="held-out")
+    random = np.random.default_rng(9)
+    other.answers.shares[:] = random.random(len(other.answers.shares))
+    np.testing.assert_array_equal(predict(other, split), first)
+
+
+def test_without_context_nothing_is_attended_to():
+    """The slow way: context tokens that attention adds nothing of."""
+    predictor = make_predictor()
+    expected = make_predictor()
+    for layer in expected.layers:
+        layer.attention.key_value.weight.data[8:] = 0  # the values, of width 8
+    context = Split(np.arange(3), np.arange(24))
+    with torch.inference_mode():
+        slow = expected.distributions(make_episode([(MANY, context)]))[0].numpy()
+    np.testing.assert_allclose(
+        predict_with(predictor)(MANY, without_context(MANY)), slow, atol=1e-6
+    )
+
+
+def test_no_context_scores_as_well_as_any():
+    splits = few_shot_splits(MANY, (0, 5), CONFIG, 0)
+    scores = {
+        size: score_splits(predict_with(make_predictor()), MANY, draws, MANY.question_keys)
+        for size, draws in splits.items()
+    }
+    assert scores[0].all.weight == scores[5].all.weight == 3 * 19
+    assert scores[0].all.total != pytest.approx(scores[5].all.total, abs=1e-6)
+
+
+# -- scoring anything that predicts ----------------------------------------------------------------
+
+
+def test_scores_of_splits_are_those_of_what_predicts():
+    splits = [Split(np.array([0]), np.array([1, 2])), Split(np.array([0]), np.array([5, 4, 3]))]
+
+    def truth(data, split):
+        return true_distributions(data, split.target)
+
+    def uniform(data, split):
+        lengths = data.answers.lengths[split.target]
+        return (np.arange(lengths.max()) < lengths[:, None]) / lengths[:, None]
+
+    keys = MANY.question_keys[[1, 4]]
+    perfect = score_splits(truth, MANY, splits, keys)
+    assert perfect.all.value == pytest.approx(1)
+    assert (perfect.all.weight, perfect.seen.weight, perfect.new.weight) == (5, 2, 3)
+    assert perfect.top_option.value == 1
+    assert perfect.calibration.error == pytest.approx(0, abs=1e-7)
+    slow = [
+        1 - jensenshannon(np.full(n, 1 / n), MANY.answers.distribution(q))
+        for q, n in ((q, MANY.answers.lengths[q]) for q in range(1, 6))
+    ]
+    scores = score_splits(uniform, MANY, splits, keys)
+    assert scores.all.value == pytest.approx(np.mean(slow), abs=1e-6)
+    assert scores.seen.value == pytest.approx(np.mean([slow[0], slow[3]]), abs=1e-6)
+
+
+def test_true_distributions_are_padded_with_zeros():
+    true = true_distributions(MANY, np.array([2, 0]))
+    assert true.shape == (2, 4)
+    assert true[0] == pytest.approx(MANY.answers.distribution(2))
+    assert true[1, :2] == pytest.approx(MANY.answers.distribution(0))
+    assert true[1, 2:].tolist() == [0, 0]
+    assert true_distributions(MANY, np.array([], dtype=np.int64)).shape == (0, 0)

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from task.metrics import Fairness, GroupScores, Mean, alignment_score, macro_mean
+from task.metrics import (
+    NUM_BINS,
+    Calibration,
+    Fairness,
+    GroupScores,
+    Mean,
+    alignment_score,
+    macro_mean,
+)
 
 LOWEST = 1 - math.sqrt(math.log(2))
 
@@ -61,13 +69,102 @@ def test_the_mean_of_nothing_is_nan():
     assert math.isnan(Mean().value)
 
 
+PREDICTED = np.array([[0.2, 0.8, 0.0], [0.5, 0.3, 0.2], [0.4, 0.6, 0.0], [0.1, 0.2, 0.7]])
+TRUE = np.array([[0.7, 0.3, 0.0], [0.5, 0.0, 0.5], [0.1, 0.9, 0.0], [0.4, 0.4, 0.2]])
+OPTIONS = np.array([2, 3, 2, 3])
+SEEN = np.array([True, False, True, False])
+
+
+def scored(rows=slice(None)):
+    return GroupScores.of(PREDICTED[rows], TRUE[rows], OPTIONS[rows], SEEN[rows])
+
+
 def test_group_scores_split_by_seen_and_merge():
-    first = GroupScores.of(np.array([0.2, 0.4, 0.9]), np.array([True, False, True]))
-    second = GroupScores.of(np.array([0.6]), np.array([False]))
-    merged = first + second
-    assert (merged.all.value, merged.all.weight) == (pytest.approx(2.1 / 4), 4)
-    assert (merged.seen.value, merged.seen.weight) == (pytest.approx(1.1 / 2), 2)
-    assert (merged.new.value, merged.new.weight) == (pytest.approx(1.0 / 2), 2)
+    a, b, c, d = (
+        1 - jensenshannon(p[:n], q[:n]) for p, q, n in zip(PREDICTED, TRUE, OPTIONS, strict=True)
+    )
+    merged = scored(slice(0, 3)) + scored(slice(3, 4))
+    assert (merged.all.value, merged.all.weight) == (pytest.approx((a + b + c + d) / 4), 4)
+    assert (merged.seen.value, merged.seen.weight) == (pytest.approx((a + c) / 2), 2)
+    assert (merged.new.value, merged.new.weight) == (pytest.approx((b + d) / 2), 2)
+
+
+def test_scores_of_parts_merge_to_those_of_the_whole():
+    whole, merged = scored(), scored(slice(0, 1)) + scored(slice(1, 4)) + GroupScores()
+    for key, sums in whole.to_metrics().items():
+        assert merged.to_metrics()[key] == pytest.approx(sums), key
+
+
+def test_group_scores_do_not_change_when_options_are_padded():
+    padding = np.zeros((4, 3))
+    padded = GroupScores.of(
+        np.hstack((PREDICTED, padding)), np.hstack((TRUE, padding)), OPTIONS, SEEN
+    )
+    assert padded == scored()
+
+
+def test_the_top_option_is_right_when_nobody_is_chosen_more_often():
+    # wrong; right, tied with another; right; wrong, though two tie above it
+    assert scored().top_option == Mean(2.0, 4.0)
+    assert [scored(slice(q, q + 1)).top_option.total for q in range(4)] == [0, 1, 1, 0]
+
+
+def test_a_tie_of_the_predicted_top_option_is_broken_by_order():
+    def top(predicted, true):
+        pair = (np.array([predicted]), np.array([true]))
+        return GroupScores.of(*pair, np.array([2]), np.array([True])).top_option.total
+
+    assert (top([0.5, 0.5], [0.6, 0.4]), top([0.5, 0.5], [0.4, 0.6])) == (1, 0)
+
+
+def test_calibration_sums_options_in_the_bins_of_their_predicted_shares():
+    predicted = np.array([0.0, 0.05, 0.1, 0.11, 0.99, 1.0])
+    true = np.array([0.2, 0.1, 0.3, 0.0, 0.5, 0.9])
+    bins = Calibration.of(predicted, true)
+    assert bins.options == (2, 2, 0, 0, 0, 0, 0, 0, 0, 2)  # 1.0 is not in a bin of its own
+    assert bins.predicted == pytest.approx((0.05, 0.21, 0, 0, 0, 0, 0, 0, 0, 1.99))
+    assert bins.true == pytest.approx((0.3, 0.3, 0, 0, 0, 0, 0, 0, 0, 1.4))
+    # a bin counts by its options: |0.025 - 0.15| * 2 + |0.105 - 0.15| * 2 + |0.995 - 0.7| * 2
+    assert bins.error == pytest.approx((0.25 + 0.09 + 0.59) / 6)
+
+
+def test_calibration_errors_within_a_bin_cancel_and_those_of_different_bins_do_not():
+    same = Calibration.of(np.array([0.51, 0.59]), np.array([0.41, 0.69]))
+    assert same.error == pytest.approx(0)
+    apart = Calibration.of(np.array([0.2, 0.8]), np.array([0.3, 0.7]))
+    assert apart.error == pytest.approx(0.1)
+
+
+def test_group_scores_count_only_options_that_exist_in_the_bins():
+    bins = scored().calibration
+    assert sum(bins.options) == 2 + 3 + 2 + 3
+    assert sum(bins.predicted) == pytest.approx(4)
+    assert sum(bins.true) == pytest.approx(4)
+
+
+def test_calibrations_of_parts_merge_and_that_of_nothing_is_nan():
+    random = np.random.default_rng(0)
+    predicted, true = random.random(50), random.random(50)
+    whole = Calibration.of(predicted, true)
+    merged = Calibration.of(predicted[:20], true[:20]) + Calibration.of(predicted[20:], true[20:])
+    for ours, theirs in zip(
+        (merged.options, merged.predicted, merged.true),
+        (whole.options, whole.predicted, whole.true),
+        strict=True,
+    ):
+        assert ours == pytest.approx(theirs)
+    assert math.isnan(Calibration().error)
+
+
+def test_scores_come_back_from_the_wire_as_they_were_sent():
+    scores = scored()
+    metrics = scores.to_metrics()
+    assert len(metrics["calibration"]) == 3 * NUM_BINS
+    assert all(type(number) is float for sums in metrics.values() for number in sums)
+    assert GroupScores.from_metrics(metrics) == scores
+    assert GroupScores.from_metrics({**metrics, "num-examples": [4]}) == scores
+    swapped = metrics | {"top-option": metrics["alignment-score"]}
+    assert GroupScores.from_metrics(swapped).top_option == scores.all
 
 
 def test_fairness_equals_numbers_computed_by_hand():

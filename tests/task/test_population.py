@@ -466,12 +466,13 @@ def test_a_batch_of_groups_is_mixed_as_each_group_alone(ragged):
     ]
     keys = [seen[data.role] for data, _ in parts]
     predictor.eval()
+    episode = make_episode(parts)
     with torch.inference_mode():
-        together = score_episode(predictor, make_episode(parts), parts, keys, prior)
+        together = score_episode(predictor, episode, parts, keys, prior)
+        plain = sum(score_episode(predictor, episode, parts, keys), GroupScores())
     for ours, (data, split), own_keys in zip(together, parts, keys, strict=True):
         alone = score_splits(predict_with(predictor, prior), data, [split], own_keys)
         assert values(ours) == pytest.approx(values(alone), rel=1e-5)
-    plain = sum(score_episode(predictor, make_episode(parts), parts, keys), GroupScores())
     assert values(plain)[0] != pytest.approx(values(sum(together, GroupScores()))[0], rel=1e-3)
 
 
