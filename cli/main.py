@@ -9,6 +9,7 @@ from cli.compare import compare
 from cli.doctor import doctor
 from cli.embed import embed
 from cli.predict import predict
+from cli.report import report
 from cli.run import run
 from cli.settings import show_config
 from task.errors import UserError
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("compare")(compare)
+app.command("report")(report)
 app.command("embed")(embed)
 app.command("predict")(predict)
 app.command("config")(show_config)
