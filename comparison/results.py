@@ -18,15 +18,19 @@ from task.statistics import PAIRED_TEST, paired_interval, sign_flip_p_value
 
 MANIFEST = "comparison.json"
 
+_POOLED = "One place reads the answers of all training groups."
+
+_DISCLOSED = "Training groups also send their answers once, for sums that all are sent."
+
 KINDS = {
-    plan.FEDERATED: ("federated", "each group its own; the server parameters and scores"),
-    plan.CENTRALIZED_ROUNDS: ("centralized", "one place all training groups'"),
-    plan.CENTRALIZED_STEPS: ("centralized", "one place all training groups'"),
-    plan.LOCAL: ("local", "each group its own"),
-    plan.LINEAR_PROBE: ("probe", "one place all training groups'"),
-    plan.MLP_PROBE: ("probe", "one place all training groups'"),
-    plan.POPULATION_MEAN: ("no-learning", "one place all training groups'"),
-    plan.UNIFORM: ("no-learning", "nobody's"),
+    plan.FEDERATED: ("federated", "Each group reads its own answers; parameters are sent."),
+    plan.CENTRALIZED_ROUNDS: ("centralized", _POOLED),
+    plan.CENTRALIZED_STEPS: ("centralized", _POOLED),
+    plan.LOCAL: ("local", "Each group reads its own answers; nothing is sent."),
+    plan.LINEAR_PROBE: ("probe", _POOLED),
+    plan.MLP_PROBE: ("probe", _POOLED),
+    plan.POPULATION_MEAN: ("no-learning", _POOLED),
+    plan.UNIFORM: ("no-learning", "Nobody's answers are read."),
 }
 """Method to its kind, and who reads whose answers."""
 
@@ -118,6 +122,8 @@ def describe_method(method: str) -> dict[str, str]:
     name, *strategy = method.split()
     kind, reads = KINDS[name]
     label = LABELS.get(name) or f"Federated ({' '.join(strategy)})"
+    if any(word.startswith("predictor.population-weight=") for word in strategy):
+        reads = f"{reads} {_DISCLOSED}"
     return {"name": method, "label": label, "kind": kind, "reads": reads}
 
 

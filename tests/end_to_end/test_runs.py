@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from comparison.methods import compute_cell
+from comparison.plan import Plan
 from server_app.cohort import simulate
 from task.config import RunConfig, read_toml
 
@@ -176,6 +178,20 @@ def test_the_cohort_engine_gives_the_same_predictor_bit_for_bit(finished, tmp_pa
     config = replace(config, run=replace(config.run, directory=str(tmp_path / "mine")))
     directory = simulate(config)
     assert saved_bytes(directory.path) == saved_bytes(finished[0])
+
+
+def test_a_federated_cell_of_a_comparison_gives_the_same_predictor_bit_for_bit(
+    finished, tmp_path: Path
+) -> None:
+    config = RunConfig.from_flat(SETTINGS | {"engine.stack-size": 1})
+    asked = Plan(config=config, methods=("federated fedavg",), num_seeds=1, few_shot=(0,))
+    (cell,) = asked.cells()
+    result = compute_cell(cell, tmp_path)
+    assert saved_bytes(tmp_path / "run") == saved_bytes(finished[0])
+    groups = json.loads((finished[0] / "summary.json").read_text())["groups"]
+    assert {group: scores.all.value for group, scores in result.scores.items()} == pytest.approx(
+        {group: entry["alignment_score"] for group, entry in groups.items()}, abs=1e-6
+    )
 
 
 def test_flwr_run_takes_the_cohort_engine(finished, tmp_path: Path, flower_home: Path) -> None:
