@@ -13,7 +13,7 @@ from cli.settings import Settings, parse_settings
 from comparison import plan
 from comparison.plan import Cell, Plan, federated
 from comparison.results import MANIFEST, load_results
-from comparison.schedule import compute_missing
+from comparison.schedule import compute_missing, only_process
 from comparison.table import to_markdown
 from server_app.run_directory import environment
 from task.errors import ConfigError
@@ -71,17 +71,19 @@ def compare(
     cells = asked.cells()
     folder = directory or Path("comparisons") / _name(settings or [])
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / MANIFEST, json.dumps(_manifest(asked, cells, intervals), indent=1) + "\n")
-    print(f"Comparison of {len(asked.methods)} methods: {len(cells)} cells in {folder}", flush=True)
-    try:
-        failures = compute_missing(cells, folder, workers)
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
-        raise typer.Exit(130) from None
-    results = load_results(folder)
-    _write(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    text = to_markdown(results)
-    _write(folder / "results.md", text)
+    with only_process(folder):
+        manifest = _manifest(asked, cells, intervals)
+        _write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        print(f"{len(asked.methods)} methods, {len(cells)} cells in {folder}", flush=True)
+        try:
+            failures = compute_missing(cells, folder, workers)
+        except KeyboardInterrupt:
+            print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
+            raise typer.Exit(130) from None
+        results = load_results(folder)
+        _write(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+        text = to_markdown(results)
+        _write(folder / "results.md", text)
     print(f"\n{text}\nResults: {folder / 'results.json'}, {folder / 'results.md'}")
     print(f"As a page: pluralllm report {shlex.quote(str(folder))}", flush=True)
     if failures:

@@ -14,7 +14,8 @@ VERDICTS = {
     "reproduced": "the whole interval is at or beyond the paper's figure",
     "compatible": "the interval holds the paper's figure and not 0",
     "smaller than claimed": "there is an advantage, but the whole interval is below the figure",
-    "not settled": "the interval holds both signs",
+    "not settled": "the interval holds the paper's figure, and 0 as well",
+    "not reproduced": "the interval holds 0, and the whole of it is below the paper's figure",
     "contradicted": "the whole interval is on the other side of 0",
 }
 
@@ -75,7 +76,9 @@ def verdict_on(low: float, high: float, claimed: float) -> str:
         return "reproduced"
     if low > 0:
         return "compatible" if high >= claimed else "smaller than claimed"
-    return "contradicted" if high < 0 else "not settled"
+    if high < 0:
+        return "contradicted"
+    return "not settled" if high >= claimed else "not reproduced"
 
 
 def _claim(

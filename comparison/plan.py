@@ -159,6 +159,13 @@ class Plan:
                     f"Method {method!r}: expected one of {', '.join(known)}."
                     f"{suggest(method, known)}"
                 )
+        if twice := [method for method in self.methods if self.methods.count(method) > 1]:
+            raise ConfigError(f"Method {twice[0]!r} is named twice: expected every method once.")
+        if LOCAL in self.methods and self.config.evaluation.num_context < 2:
+            raise ConfigError(
+                "evaluation.num-context = 1: method 'local' needs at least 2, as a held-out group "
+                "trains on its context alone."
+            )
         if any(size < 0 for size in self.few_shot):
             raise ConfigError(f"--few-shot {list(self.few_shot)}: expected numbers >= 0.")
 
@@ -185,7 +192,7 @@ class Plan:
 
 def federated(strategies: Sequence[str]) -> tuple[str, ...]:
     """Return the methods of some strategies, each a name and overrides."""
-    return tuple(f"{FEDERATED} {strategy.strip()}" for strategy in strategies)
+    return tuple(" ".join([FEDERATED, *strategy.split()]) for strategy in strategies)
 
 
 def _with_strategy(method: str, config: RunConfig) -> RunConfig:
@@ -197,7 +204,7 @@ def _with_strategy(method: str, config: RunConfig) -> RunConfig:
         raise ConfigError(f"Method {method!r}: expected '{FEDERATED} <strategy> [key=value ...]'.")
     overrides = dict(parse_override(word) for word in words[1:])
     for key in overrides:
-        if not key.startswith(_OF_A_STRATEGY):
+        if not key.startswith(_OF_A_STRATEGY) or key == "strategy.name":
             raise ConfigError(
                 f"Method {method!r} changes {key!r}: expected a key below "
                 f"{', '.join(_OF_A_STRATEGY)}. All methods share the survey, the encoder, the "

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +25,7 @@ def compute_missing(cells: Sequence[Cell], directory: Path, num_workers: int = 0
     """Compute the cells that are not there yet; return the labels of those that failed, and why.
 
     Results do not depend on the number of workers. Whatever ends this, finished cells are kept.
+    To be called inside `only_process`.
 
     Args:
         cells: all cells of a comparison.
@@ -31,7 +33,6 @@ def compute_missing(cells: Sequence[Cell], directory: Path, num_workers: int = 0
         num_workers: processes; 0: one per core, or one where there is a GPU.
 
     Raises:
-        RunDirectoryError: another process works on this comparison.
         UserError: a worker was killed.
     """
     store = CellStore(directory)
@@ -43,7 +44,7 @@ def compute_missing(cells: Sequence[Cell], directory: Path, num_workers: int = 0
     missing.sort(key=_cost, reverse=True)  # long ones first, so that no core waits at the end
     workers = min(num_workers or _default_workers(), len(missing))
     failures: dict[str, str] = {}
-    with _only_process(directory), _progress() as bar, _pool(workers) as pool:
+    with _progress() as bar, _pool(workers) as pool:
         task = bar.add_task(f"{len(missing)} cells", total=sum(map(_cost, missing)))
         running = {pool.submit(_compute, cell, directory): cell for cell in missing}
         while running:
@@ -110,7 +111,12 @@ def _default_workers() -> int:
 
 
 @contextmanager
-def _only_process(directory: Path) -> Iterator[None]:
+def only_process(directory: Path) -> Iterator[None]:
+    """Let no other process work on a comparison meanwhile.
+
+    Raises:
+        RunDirectoryError: another one does.
+    """
     lock = FileLock(directory / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -162,6 +168,15 @@ def _use_one_core() -> None:
 
     from threadpoolctl import threadpool_limits
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end: one that is killed cannot stop its workers."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -17,6 +17,9 @@ from task import records
 NUM_BINS = 10
 """Calibration bins, of a tenth of the predicted share each."""
 
+FEWEST_OPTIONS = 20
+"""A bin of fewer options, over all context draws, is not disclosed: its sum could be one share."""
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -112,7 +115,9 @@ class Calibration:
     @classmethod
     def of(cls, predicted: NDArray[np.float64], true: NDArray[np.float64]) -> "Calibration":
         """Sort (options,) predicted and true shares into bins."""
-        bins = np.minimum((predicted * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+        # What is not finite goes into some bin, whose sum is then seen not to be finite either.
+        finite = np.nan_to_num(predicted)
+        bins = np.clip(finite * NUM_BINS, 0, NUM_BINS - 1).astype(np.int64)
         sums = (
             np.bincount(bins, weights, minlength=NUM_BINS).tolist()
             for weights in (np.ones(len(bins)), predicted, true)
@@ -124,6 +129,19 @@ class Calibration:
             _added(self.options, other.options),
             _added(self.predicted, other.predicted),
             _added(self.true, other.true),
+        )
+
+    @property
+    def disclosed(self) -> "Calibration":
+        """The bins of at least `FEWEST_OPTIONS` options, all others empty."""
+        return Calibration(
+            *(
+                tuple(
+                    value if number >= FEWEST_OPTIONS else 0.0
+                    for value, number in zip(values, self.options, strict=True)
+                )
+                for values in (self.options, self.predicted, self.true)
+            )
         )
 
     @property
@@ -201,9 +219,9 @@ class GroupScores:
         )
 
     def to_metrics(self) -> dict[str, list[float]]:
-        """Return the sums by their names on the wire (`task.records`)."""
+        """Return the sums by their names on the wire (`task.records`), small bins left out."""
         means = {key: getattr(self, name) for key, name in _MEANS.items()}
-        bins = self.calibration
+        bins = self.calibration.disclosed
         return {
             **{key: [mean.total, mean.weight] for key, mean in means.items()},
             records.CALIBRATION: [*bins.options, *bins.predicted, *bins.true],
@@ -211,7 +229,7 @@ class GroupScores:
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, Sequence[float]]) -> "GroupScores":
-        """Return what `to_metrics` gave."""
+        """Return the scores of which `to_metrics` gave these sums."""
         means = {name: Mean(*metrics[key]) for key, name in _MEANS.items()}
         sums = iter(metrics[records.CALIBRATION])
         bins = [tuple(islice(sums, NUM_BINS)) for _ in range(3)]

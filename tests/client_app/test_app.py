@@ -163,9 +163,9 @@ def test_evaluate_returns_sums_of_scores_and_nothing_else(group: str) -> None:
         "alignment-score-new": [expected.new.total, expected.new.weight],
         "top-option": [expected.top_option.total, expected.top_option.weight],
         "calibration": [
-            *expected.calibration.options,
-            *expected.calibration.predicted,
-            *expected.calibration.true,
+            *expected.calibration.disclosed.options,
+            *expected.calibration.disclosed.predicted,
+            *expected.calibration.disclosed.true,
         ],
     }
     # two draws: 2 held-back questions of 24 (train), or all but 5 of context (held-out)

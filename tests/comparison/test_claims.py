@@ -42,7 +42,7 @@ def judged(federated=None, centralized=None, *, intervals=True):
         (1, 45.9, "smaller than claimed"),
         (0, 50, "not settled"),
         (-10, 50, "not settled"),
-        (-10, 0, "not settled"),
+        (-10, 0, "not reproduced"),
         (-10, -0.1, "contradicted"),
     ],
 )

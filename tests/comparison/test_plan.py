@@ -188,7 +188,7 @@ def test_without_folds_all_seeds_have_the_groups_of_the_first() -> None:
 def test_a_federated_method_changes_its_strategy_and_training_alone() -> None:
     methods = federated([" fedprox  strategy.proximal-mu=0.5 train.local-steps=3 ", "fedavg"])
     assert methods == (
-        "federated fedprox  strategy.proximal-mu=0.5 train.local-steps=3",
+        "federated fedprox strategy.proximal-mu=0.5 train.local-steps=3",
         "federated fedavg",
     )
     prox, average, uniform = make_plan(methods=(*methods, "uniform")).cells()
@@ -282,3 +282,20 @@ def test_a_plan_can_be_written_as_json() -> None:
     assert written["methods"] == ["population-mean", "uniform"]
     assert RunConfig.from_flat(written["settings"]) == asked.config
     assert isinstance(asked, Plan)
+
+
+@pytest.mark.parametrize("methods", [("uniform", "uniform"), federated(["fedavg", " fedavg"])])
+def test_a_method_named_twice_is_refused(methods: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="named twice"):
+        make_plan(methods=methods).cells()
+
+
+def test_a_strategy_cannot_be_renamed_by_its_overrides() -> None:
+    methods = federated(["fedavg strategy.name=fedmedian"])
+    with pytest.raises(ConfigError, match=r"strategy\.name"):
+        make_plan(methods=methods).cells()
+
+
+def test_local_needs_two_context_questions() -> None:
+    with pytest.raises(ConfigError, match="num-context = 1"):
+        make_plan(methods=("local",), config=comparison_config(evaluation__num_context=1)).cells()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
 from task.metrics import (
+    FEWEST_OPTIONS,
     NUM_BINS,
     Calibration,
     Fairness,
@@ -115,6 +116,7 @@ def test_a_tie_of_the_predicted_top_option_is_broken_by_order():
         return GroupScores.of(*pair, np.array([2]), np.array([True])).top_option.total
 
     assert (top([0.5, 0.5], [0.6, 0.4]), top([0.5, 0.5], [0.4, 0.6])) == (1, 0)
+    assert top([0.9, 0.1], [0.49, 0.51]) == 0  # near is not equal
 
 
 def test_calibration_sums_options_in_the_bins_of_their_predicted_shares():
@@ -157,7 +159,9 @@ def test_calibrations_of_parts_merge_and_that_of_nothing_is_nan():
 
 
 def test_scores_come_back_from_the_wire_as_they_were_sent():
-    scores = scored()
+    scored_once = scored()
+    # As many context draws, so that no bin is too small to be disclosed.
+    scores = sum([scored_once] * FEWEST_OPTIONS, GroupScores())
     metrics = scores.to_metrics()
     assert len(metrics["calibration"]) == 3 * NUM_BINS
     assert all(type(number) is float for sums in metrics.values() for number in sums)
@@ -165,6 +169,24 @@ def test_scores_come_back_from_the_wire_as_they_were_sent():
     assert GroupScores.from_metrics({**metrics, "num-examples": [4]}) == scores
     swapped = metrics | {"top-option": metrics["alignment-score"]}
     assert GroupScores.from_metrics(swapped).top_option == scores.all
+
+
+def test_bins_of_few_options_are_not_disclosed():
+    number = FEWEST_OPTIONS
+    predicted = np.array([0.05] * number + [0.55] * (number - 1))
+    true = np.linspace(0, 1, len(predicted))
+    calibration = Calibration.of(predicted, true)
+    sent = GroupScores(calibration=calibration).to_metrics()["calibration"]
+    back = GroupScores.from_metrics(GroupScores(calibration=calibration).to_metrics()).calibration
+    assert back == calibration.disclosed
+    assert back.options[0] == number
+    assert back.true[0] == pytest.approx(true[:number].sum())
+    assert sum(sent[1:NUM_BINS]) == sum(back.predicted[1:]) == sum(back.true[1:]) == 0
+
+
+def test_predictions_that_are_not_finite_give_sums_that_are_not():
+    calibration = Calibration.of(np.array([np.nan, 0.5]), np.array([0.5, 0.5]))
+    assert math.isnan(sum(calibration.predicted))
 
 
 def test_fairness_equals_numbers_computed_by_hand():
