@@ -121,7 +121,8 @@ def describe_method(method: str) -> dict[str, str]:
     """Return the entry of `methods`: name, label, kind, and who reads whose answers."""
     name, *strategy = method.split()
     kind, reads = KINDS[name]
-    label = LABELS.get(name) or f"Federated ({' '.join(strategy)})"
+    settings = (word.split(".", 1)[-1] for word in strategy)  # `predictor.width=64`: `width=64`
+    label = LABELS.get(name) or f"Federated ({', '.join(settings)})"
     if any(word.startswith("predictor.population-weight=") for word in strategy):
         reads = f"{reads} {_DISCLOSED}"
     return {"name": method, "label": label, "kind": kind, "reads": reads}

@@ -167,7 +167,7 @@ def test_methods_are_described_by_name_label_kind_and_what_they_read() -> None:
         assert (described["kind"], described["reads"]) == KINDS[method]
         assert described["label"][0].isupper()
     prox = describe_method("federated fedprox strategy.proximal-mu=0.1")
-    assert prox["label"] == "Federated (fedprox strategy.proximal-mu=0.1)"
+    assert prox["label"] == "Federated (fedprox, proximal-mu=0.1)"
     assert prox["kind"] == "federated"
     assert set(KINDS) == {FEDERATED, *OTHER_METHODS}
 
