@@ -16,7 +16,7 @@ from comparison.results import MANIFEST, load_results
 from comparison.schedule import compute_missing, only_process
 from comparison.table import to_markdown
 from server_app.run_directory import environment
-from task.errors import ConfigError
+from task.errors import ConfigError, RunDirectoryError
 
 
 def compare(
@@ -70,7 +70,7 @@ def compare(
     )
     cells = asked.cells()
     folder = directory or Path("comparisons") / _name(settings or [])
-    folder.mkdir(parents=True, exist_ok=True)
+    _require_usable(folder)
     with only_process(folder):
         manifest = _manifest(asked, cells, intervals)
         _write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
@@ -90,6 +90,20 @@ def compare(
         for label, reason in failures.items():
             print(f"error: {label}: {reason}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _require_usable(folder: Path) -> None:
+    """Create a comparison's directory, unless it exists.
+
+    Raises:
+        RunDirectoryError: it is a run's, or cannot be created.
+    """
+    if (folder / "status.json").exists():
+        raise RunDirectoryError(f"--directory {folder}: holds a run. Choose another directory.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(f"--directory {folder}: {error}.") from error
 
 
 def _manifest(asked: Plan, cells: list[Cell], intervals: bool) -> dict[str, Any]:

@@ -88,7 +88,9 @@ class CellStore:
             "seed": cell.config.run.seed,
             "fold": cell.fold,
             "roles": dict(result.roles),
-            "scores": {group: scores.to_metrics() for group, scores in result.scores.items()},
+            "scores": {
+                group: scores.to_metrics(disclosed=False) for group, scores in result.scores.items()
+            },
             "points": [asdict(point) for point in result.points],
             "few_shot": {str(size): dict(groups) for size, groups in result.few_shot.items()},
             "seconds": result.seconds,

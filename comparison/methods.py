@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from comparison import plan
 from comparison.cells import CellResult, Point
 from comparison.plan import Cell
@@ -16,6 +18,7 @@ from server_app.cohort import simulate
 from server_app.run_directory import load_predictor
 from task.baselines import population_sums, predict_known
 from task.encoder import saved_settings
+from task.errors import UserError
 from task.evaluation import Predict, evaluation_splits, predict_with, score_splits
 from task.features import GroupData
 from task.metrics import GroupScores
@@ -36,6 +39,10 @@ def compute_cell(cell: Cell, folder: Path) -> CellResult:
     """
     started = time.perf_counter()
     result = METHODS[cell.method.split()[0]](Trial(cell), folder)
+    scores = [score for point in result.points for score in point.groups.values()]
+    scores += [each.all.value for each in result.scores.values()]
+    if not np.isfinite(scores).all():
+        raise UserError("Training diverged: a score is not finite. Lower train.learning-rate.")
     return replace(result, seconds=time.perf_counter() - started)
 
 
@@ -48,7 +55,7 @@ def _federated(trial: Trial, folder: Path) -> CellResult:
         directory = simulate(replace(config, run=run, engine=one_core))
     lines = (directory.path / "metrics.jsonl").read_text().splitlines()
     points = []
-    seconds = megabytes = 0.0
+    seconds, megabytes = 0.0, _disclosed_megabytes(trial)
     for entry in map(json.loads, lines):
         seconds += entry["train_seconds"]
         sent = entry["megabytes_down"] + entry["megabytes_up"]
@@ -72,17 +79,13 @@ def _centralized(trial: Trial, _folder: Path, *, equal_steps: bool) -> CellResul
     """
     config = trial.config
     train = config.train if equal_steps else replace(config.train, local_steps=1)
-    answers = None
-    if config.predictor.population_weight:
-        answers = PopulationAnswers.merged(map(PopulationAnswers.of, trial.train))
     predictor = PreferencePredictor.initial(
         config.predictor,
         pooled_sums(trial.train),
         saved_settings(config.encoder),
         config.run.seed,
-        answers,
-    )
-    predict = predict_with(predictor, predictor.prior)
+    ).to(trial.device)
+    predict = predict_with(predictor, trial.prior)
     curve = train_with_curve(
         predictor,
         trial.train,
@@ -113,7 +116,7 @@ def _local(trial: Trial, _folder: Path) -> CellResult:
                 pooled_sums([data]),
                 saved_settings(config.encoder),
                 config.run.seed,
-            )
+            ).to(trial.device)
             predict = predict_with(predictor)
             evaluate = partial(_score_local, trial, predict, data, draw)
             curve = train_with_curve(predictor, [answered], config.train, trial, evaluate)
@@ -125,8 +128,8 @@ def _local(trial: Trial, _folder: Path) -> CellResult:
 def _mlp_probe(trial: Trial, _folder: Path) -> CellResult:
     """The predictor without attention, trained as the centralized one with equal steps."""
     config = trial.config
-    probe = MlpProbe(config.predictor, pooled_sums(trial.train), config.run.seed)
-    predict = predict_with(probe)
+    probe = MlpProbe(config.predictor, pooled_sums(trial.train), config.run.seed).to(trial.device)
+    predict = predict_with(probe, trial.prior)
     curve = train_with_curve(
         probe,
         trial.train,
@@ -190,7 +193,10 @@ def _score_local(
 
 
 def _merged(curves: Sequence[Sequence[Point]]) -> list[Point]:
-    """Put the curves of many local predictors into one; a group's draws are averaged."""
+    """Put the curves of many local predictors into one; a group's draws are averaged.
+
+    Episodes and seconds are those of all predictors: one for each draw of a held-out group.
+    """
     merged = []
     for points in zip(*curves, strict=True):
         of_group: dict[str, list[float]] = {}
@@ -214,5 +220,14 @@ def _answers_megabytes(train: Sequence[GroupData]) -> float:
     return size / 1e6
 
 
+def _disclosed_megabytes(trial: Trial) -> float:
+    """Return what it costs to collect the training groups' answers and to send all their sums."""
+    if trial.prior is None:
+        return 0.0
+    sent = [PopulationAnswers.of(data) for data in trial.train]
+    sent += [trial.prior.answers] * len(trial.groups)
+    return sum(array.nbytes for each in sent for array in each.to_arrays().values()) / 1e6
+
+
 def _cohort_size(trial: Trial) -> int:
-    return trial.config.train.clients_per_round or len(trial.train)
+    return min(trial.config.train.clients_per_round or len(trial.train), len(trial.train))

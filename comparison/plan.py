@@ -166,6 +166,13 @@ class Plan:
                 "evaluation.num-context = 1: method 'local' needs at least 2, as a held-out group "
                 "trains on its context alone."
             )
+        pooled = {CENTRALIZED_ROUNDS, CENTRALIZED_STEPS, MLP_PROBE} & set(self.methods)
+        if self.config.train.clients_per_round and pooled:
+            raise ConfigError(
+                f"train.clients-per-round = {self.config.train.clients_per_round}: expected 0 (all "
+                f"clients) beside {', '.join(sorted(pooled))}, which train on every group in every "
+                "step: the numbers of episodes would differ."
+            )
         if any(size < 0 for size in self.few_shot):
             raise ConfigError(f"--few-shot {list(self.few_shot)}: expected numbers >= 0.")
 
@@ -176,6 +183,11 @@ class Plan:
         """
         seed = self.config.run.seed
         roles = load_roles(self.config.data, self.config.evaluation, seed)
+        if named := [group for group in roles if "|" in group]:
+            raise ConfigError(
+                f"Group {named[0]!r}: expected names without '|', which separates groups in "
+                "data.train-groups. Rename it in the survey."
+            )
         if not self.folds:
             held_out = {group for group, role in roles.items() if role == "held-out"}
             return [_holding_out(config, list(roles), held_out)]
@@ -188,6 +200,14 @@ class Plan:
         order = generator(seed, "folds").permutation(len(groups))
         parts = [order[fold :: self.folds] for fold in range(self.folds)]
         return [_holding_out(config, groups, {groups[i] for i in part}) for part in parts]
+
+
+def differs_in_strategy_alone(method: str) -> bool:
+    """Return whether a method is federated and shares predictor and training with all others."""
+    kind, *words = method.split()
+    return kind == FEDERATED and all(
+        word.startswith(("strategy.", "compression.")) for word in words[1:]
+    )
 
 
 def federated(strategies: Sequence[str]) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from comparison.cells import CellResult, CellStore
 from comparison.claims import judge_claims
 from comparison.figures import ROLES, MethodFigures, interval
 from server_app.run_directory import read_json
+from task.config import parse_override
 from task.errors import RunDirectoryError
 from task.evaluation import FEWEST_TARGETS
-from task.statistics import PAIRED_TEST, paired_interval, sign_flip_p_value
+from task.statistics import PAIRED_TEST, paired_interval, two_way_p_value
 
 MANIFEST = "comparison.json"
 
@@ -87,7 +88,7 @@ def load_results(directory: Path) -> dict[str, Any]:
             **{key: manifest[key] for key in ("settings", "environment", "command")},
             **{key: manifest[key] for key in ("seeds", "folds", "num_groups")},
             "missing_cells": missing,
-            "methods": [describe_method(method) for method in manifest["methods"]],
+            "methods": [describe_method(m, manifest["settings"]) for m in manifest["methods"]],
             "table": {method: each.table() for method, each in figures.items()},
             "curves": {m: curve for m, each in figures.items() if (curve := each.curve())},
             "groups": {method: each.groups() for method, each in figures.items()},
@@ -117,13 +118,19 @@ def federated_run(directory: Path) -> Path | None:
     return None
 
 
-def describe_method(method: str) -> dict[str, str]:
-    """Return the entry of `methods`: name, label, kind, and who reads whose answers."""
+def describe_method(method: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the entry of `methods`: name, label, kind, and who reads whose answers.
+
+    Args:
+        method: see `comparison.plan.Cell`.
+        settings: those that all methods share.
+    """
     name, *strategy = method.split()
     kind, reads = KINDS[name]
-    settings = (word.split(".", 1)[-1] for word in strategy)  # `predictor.width=64`: `width=64`
-    label = LABELS.get(name) or f"Federated ({', '.join(settings)})"
-    if any(word.startswith("predictor.population-weight=") for word in strategy):
+    short = (word.split(".", 1)[-1] for word in strategy)  # `predictor.width=64`: `width=64`
+    label = LABELS.get(name) or f"Federated ({', '.join(short)})"
+    own = {**settings, **dict(parse_override(word) for word in strategy[1:])}
+    if name == plan.FEDERATED and own.get("predictor.population-weight"):
         reads = f"{reads} {_DISCLOSED}"
     return {"name": method, "label": label, "kind": kind, "reads": reads}
 
@@ -153,10 +160,10 @@ def _paired(
                 differences_SG = np.array([[row[group] for group in groups] for row in rows])
                 difference = interval(differences_SG.mean(1).tolist(), intervals=False)
                 p_value = None
-                if intervals and len(groups) > 1:
+                if intervals and len(groups) > 1 and len(seeds) > 1:
                     low, high = paired_interval(differences_SG)
                     difference |= {"low": low, "high": high}
-                    p_value = sign_flip_p_value(differences_SG)
+                    p_value = two_way_p_value(differences_SG)
                 entries.append(
                     {
                         "method": method,
@@ -176,8 +183,11 @@ def _claims(
     by_method: Mapping[str, Mapping[int, list[CellResult]]],
     intervals: bool,
 ) -> list[dict[str, Any]]:
-    """Judge the paper's claims by the first federated method, over the seeds that all share."""
-    first = next((method for method in figures if method.startswith(plan.FEDERATED)), None)
+    """Judge the paper's claims by the first federated method, over the seeds that all share.
+
+    One that changes more than how clients are aggregated would not be compared like with like.
+    """
+    first = next((method for method in figures if plan.differs_in_strategy_alone(method)), None)
     versus = [m for m in (plan.CENTRALIZED_ROUNDS, plan.CENTRALIZED_STEPS) if m in figures]
     if first is None or not versus:
         return []

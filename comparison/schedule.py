@@ -168,6 +168,8 @@ def _use_one_core() -> None:
 
     from threadpoolctl import threadpool_limits
 
+    import comparison.methods  # noqa: F401 (the limit holds for what is loaded before it)
+
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ from functools import reduce
 from operator import add
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -17,6 +18,7 @@ from task.config import TrainConfig
 from task.evaluation import Predict, evaluation_splits, few_shot_splits, score_splits
 from task.features import FeatureSums, GroupData, feature_sums, load_group, load_roles
 from task.metrics import GroupScores
+from task.population import PopulationAnswers, PopulationPrior
 from task.roles import Role
 
 
@@ -28,6 +30,8 @@ class Trial:
         roles: group to role.
         groups: group to data.
         train: data of the training groups, in name order.
+        prior: the training groups' answers to be mixed into predictions, if the settings ask.
+        device: where predictors are trained outside of the federated engines.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -37,6 +41,12 @@ class Trial:
         )
         self.groups = {group: load_group(self.config, group) for group in self.roles}
         self.train = [data for data in self.groups.values() if data.role == "train"]
+        self.prior: PopulationPrior | None = None
+        if weight := self.config.predictor.population_weight:
+            answers = PopulationAnswers.merged(map(PopulationAnswers.of, self.train))
+            self.prior = PopulationPrior(answers, weight)
+        on_gpu = torch.cuda.is_available() and self.config.engine.device != "cpu"
+        self.device = torch.device("cuda" if on_gpu else "cpu")
         self._few_shot = cell.few_shot
         keys = {group: data.question_keys for group, data in self.groups.items()}
         self._seen = seen_question_keys(keys, self.roles)

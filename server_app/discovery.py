@@ -178,7 +178,10 @@ def _answers(disclosed: ArrayRecord, number: int) -> list[PopulationAnswers]:
     for key, array in disclosed.items():
         index, name = key.split(".")
         groups[int(index)][name] = array.numpy()
-    return [PopulationAnswers.from_arrays(arrays) for arrays in groups]
+    answers = [PopulationAnswers.from_arrays(arrays) for arrays in groups]
+    if any(not np.isfinite(each.totals).all() or (each.totals < 0).any() for each in answers):
+        raise PopulationError("A node disclosed answers that are negative or not finite.")
+    return answers
 
 
 def _require_one_encoder(fingerprints: dict[str, list[str]]) -> None:

@@ -17,7 +17,18 @@ from task.config import RunConfig
 from task.errors import RunDirectoryError
 from task.predictor import PreferencePredictor
 
-PACKAGES = ("pluralllm", "flwr", "ray", "torch", "transformers", "datasets", "numpy", "pandas")
+PACKAGES = (
+    "pluralllm",
+    "flwr",
+    "ray",
+    "torch",
+    "transformers",
+    "datasets",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+)
 
 
 class RunDirectory:

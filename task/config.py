@@ -206,8 +206,9 @@ class PredictorSettings:
     population_weight: float = _setting(
         0.0,
         "Mix the training groups' own answers to a question into its prediction: each counts as "
-        "this many of the network's. 0: do not. Otherwise clients send their answers, for sums "
-        "that the server keeps and sends to all.",
+        "this many of the network's. 0: do not. Otherwise training groups send their answers to "
+        "the server, and their sums go to all clients and into the saved predictor; where one "
+        "group alone was asked, the sum is its answer.",
     )
     standardise_features: bool = _setting(
         True,

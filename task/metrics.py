@@ -218,10 +218,14 @@ class GroupScores:
             self.calibration + other.calibration,
         )
 
-    def to_metrics(self) -> dict[str, list[float]]:
-        """Return the sums by their names on the wire (`task.records`), small bins left out."""
+    def to_metrics(self, *, disclosed: bool = True) -> dict[str, list[float]]:
+        """Return the sums by their names on the wire (`task.records`).
+
+        Args:
+            disclosed: leave small bins out, as what leaves a client must; False: keep all.
+        """
         means = {key: getattr(self, name) for key, name in _MEANS.items()}
-        bins = self.calibration.disclosed
+        bins = self.calibration.disclosed if disclosed else self.calibration
         return {
             **{key: [mean.total, mean.weight] for key, mean in means.items()},
             records.CALIBRATION: [*bins.options, *bins.predicted, *bins.true],

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from torch import Tensor, nn
 
@@ -31,11 +31,11 @@ SMALLEST_SHARE = 1e-3
 
 
 class LinearProbe:
-    """Ridge regression from an option's standardised features to its share above the uniform one.
+    """Ridge regression from an option's features to its share, both less their question's mean.
 
-    First over the pooled questions of the training groups, its penalty chosen by cross-validation
-    over questions; then, for the group at hand, over what that leaves of the context's answers, its
-    penalty chosen by leave-one-out.
+    First over the pooled questions of the training groups; then, for the group at hand, over what
+    that leaves of the context's answers. Both penalties are chosen by cross-validation over
+    questions: rows of one question are never on both sides.
 
     Args:
         train: the training groups.
@@ -45,31 +45,17 @@ class LinearProbe:
         sums = sum((feature_sums(data) for data in train[1:]), feature_sums(train[0]))
         self._mean, self._std = sums.mean_and_std()
         parts = [self._rows(data, data.trainable) for data in train]
-        x_Nd, y_N = (np.concatenate(column) for column in zip(*parts, strict=True))
-        # Groups answer the same questions: one question's rows must not be on both sides.
-        asked_N = np.concatenate(
-            [
-                np.repeat(data.question_keys[data.trainable], data.answers.lengths[data.trainable])
-                for data in train
-            ]
-        )
-        num_folds = min(NUM_FOLDS, len(np.unique(asked_N)))
-        search = GridSearchCV(
-            Ridge(fit_intercept=False),
-            {"alpha": ALPHAS},
-            scoring="neg_mean_squared_error",
-            cv=list(GroupKFold(num_folds).split(x_Nd, y_N, asked_N)),
-        )
-        self._population = search.fit(x_Nd, y_N)
+        x_Nd, y_N, asked_N = (np.concatenate(column) for column in zip(*parts, strict=True))
+        self._population = _cross_validated(x_Nd, y_N, asked_N)
 
     def __call__(self, data: GroupData, split: Split) -> NDArray[np.floating]:
         """Return (Q, O) distributions of the split's targets."""
-        x_Nd, _ = self._rows(data, split.target)
+        x_Nd, _, _ = self._rows(data, split.target)
         above_uniform_N = self._population.predict(x_Nd)
-        if len(split.context):
-            context_x_Cd, context_y_C = self._rows(data, split.context)
+        if len(split.context) > 1:
+            context_x_Cd, context_y_C, asked_C = self._rows(data, split.context)
             residual_C = context_y_C - self._population.predict(context_x_Cd)
-            group = RidgeCV(ALPHAS, fit_intercept=False).fit(context_x_Cd, residual_C)
+            group = _cross_validated(context_x_Cd, residual_C, asked_C)
             above_uniform_N = above_uniform_N + group.predict(x_Nd)
         lengths = data.answers.lengths[split.target]
         shares_N = np.maximum(above_uniform_N + np.repeat(1 / lengths, lengths), SMALLEST_SHARE)
@@ -81,12 +67,30 @@ class LinearProbe:
 
     def _rows(
         self, data: GroupData, questions: NDArray[np.int64]
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Return (N, d) standardised features and (N,) shares above uniform of all options."""
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.int64]]:
+        """Return centred (N, d) features and (N,) shares of all options, and whose they are."""
         options = option_rows(data.answers.starts, data.answers.lengths, questions)
         lengths = data.answers.lengths[questions]
+        starts = np.cumsum(lengths) - lengths
         x_Nd = (data.features[data.rows[options]] - self._mean) / self._std
-        return x_Nd, data.answers.shares[options] - np.repeat(1 / lengths, lengths)
+        means_Qd = np.add.reduceat(x_Nd, starts) / lengths[:, None]
+        above_uniform_N = data.answers.shares[options] - np.repeat(1 / lengths, lengths)
+        asked_N = np.repeat(data.question_keys[questions], lengths)
+        return x_Nd - np.repeat(means_Qd, lengths, axis=0), above_uniform_N, asked_N
+
+
+def _cross_validated(
+    x_Nd: NDArray[np.floating], y_N: NDArray[np.floating], asked_N: NDArray[np.int64]
+) -> GridSearchCV:
+    """Fit a ridge regression whose penalty is chosen over folds of questions."""
+    num_folds = min(NUM_FOLDS, len(np.unique(asked_N)))
+    search = GridSearchCV(
+        Ridge(fit_intercept=False),
+        {"alpha": ALPHAS},
+        scoring="neg_mean_squared_error",
+        cv=list(GroupKFold(num_folds).split(x_Nd, y_N, asked_N)),
+    )
+    return search.fit(x_Nd, y_N)
 
 
 class MlpProbe(nn.Module):

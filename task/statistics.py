@@ -3,11 +3,12 @@
 Suffixes: S seeds, G groups.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import permutation_test
+from scipy.stats import t
 
 from task.seeding import generator
 
@@ -15,14 +16,17 @@ LEVEL = 0.95
 NUM_RESAMPLES = 10_000
 
 PAIRED_TEST = (
-    "Difference: macro mean over groups of seed-averaged paired differences. p: two-sided "
-    "sign-flip permutation test over groups, exact up to 13 groups. Interval: 95 % two-way "
-    "(pigeonhole) bootstrap over seeds and groups."
+    "Difference: macro mean over groups of the seeds' paired differences. Interval: 95 % two-way "
+    "(pigeonhole) bootstrap over seeds and groups. p: two-sided two-way t test over seeds and "
+    "groups, as many degrees of freedom as the fewer of them less one."
 )
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of a mean over seeds.
+
+    With few seeds it is too narrow: of normally distributed values it holds the mean in 84 % of all
+    cases with five seeds, in 75 % with three.
 
     Raises:
         ValueError: there are fewer than two values.
@@ -48,23 +52,24 @@ def paired_interval(differences_SG: NDArray[np.float64]) -> tuple[float, float]:
     return _percentiles(means / (num_seeds * num_groups))
 
 
-def sign_flip_p_value(differences_SG: NDArray[np.float64]) -> float:
-    """Return the two-sided p value of the hypothesis that differences are symmetric about 0.
+def two_way_p_value(differences_SG: NDArray[np.float64]) -> float:
+    """Return the two-sided p value of the hypothesis that the mean difference is 0.
 
-    The groups' seed-averaged differences are what is flipped: seeds of a group are no independent
-    evidence about other groups. All 2^G flips are tried up to 13 groups, else 9,999 at random.
+    A t test over seeds and groups at once. All groups of a seed share its trained predictor and all
+    seeds of a group its answers, so neither are independent: the variance of the mean is taken as
+    that over seeds plus that over groups, which is never too small (Owen 2007, arXiv 0712.1111),
+    with the degrees of freedom of the smaller of the two.
     """
-    means_G = differences_SG.mean(0)
-    if not means_G.any():
-        return 1.0
-    tested = permutation_test(
-        (means_G,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=9_999,
-        rng=generator(0, "sign flips"),
+    num_seeds, num_groups = differences_SG.shape
+    mean = float(differences_SG.mean())
+    variance = (
+        differences_SG.mean(1).var(ddof=1) / num_seeds
+        + differences_SG.mean(0).var(ddof=1) / num_groups
     )
-    return float(tested.pvalue)
+    if not variance:
+        return float(mean == 0)
+    degrees = min(num_seeds, num_groups) - 1
+    return float(2 * t.sf(abs(mean) / math.sqrt(variance), degrees))
 
 
 def first_within(
@@ -78,11 +83,15 @@ def first_within(
         of_gain: within 95 % of the way from the first to the last score, instead of 95 % of the
             last score as in the paper. Scores start far above 0, so the paper's criterion is mild.
             A curve that ends below its start has made its way at once: its first position.
+
+    Returns:
+        The position; NaN when the last score is.
     """
     goal = LEVEL * scores[-1]
     if of_gain:
         goal = scores[0] + LEVEL * (scores[-1] - scores[0])
-    return next(p for p, score in zip(positions, scores, strict=True) if score >= goal)
+    reached = (p for p, score in zip(positions, scores, strict=True) if score >= goal)
+    return next(reached, math.nan)
 
 
 def _percentiles(means: NDArray[np.float64]) -> tuple[float, float]:
