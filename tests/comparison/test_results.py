@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comparison.plan import FEDERATED, OTHER_METHODS
+from comparison.plan import FEDERATED, OTHER_METHODS, differs_in_strategy_alone
 from comparison.results import (
     KINDS,
     MANIFEST,
@@ -15,7 +15,7 @@ from comparison.results import (
 )
 from comparison.table import to_markdown
 from task.errors import RunDirectoryError
-from task.statistics import paired_interval, sign_flip_p_value
+from task.statistics import paired_interval, two_way_p_value
 from tests.comparison.examples import result, write_comparison
 
 AVG, ROUNDS, STEPS = "federated fedavg", "centralized-rounds", "centralized-steps"
@@ -75,7 +75,7 @@ def test_paired_differences_are_those_of_the_same_groups_and_seeds(
     assert entry["difference"]["per_seed"] == pytest.approx(differences.mean(1).tolist())
     low, high = paired_interval(differences)
     assert (entry["difference"]["low"], entry["difference"]["high"]) == pytest.approx((low, high))
-    assert entry["p_value"] == pytest.approx(sign_flip_p_value(differences)) == 2 / 16
+    assert entry["p_value"] == pytest.approx(two_way_p_value(differences))
     assert (entry["num_groups"], entry["num_seeds"]) == (4, 3)
     assert entries[AVG, ROUNDS, "train"]["num_groups"] == 2
     opposite = entries[ROUNDS, STEPS, "held_out"]["difference"]["mean"]
@@ -162,14 +162,36 @@ def test_few_shot_and_reliability_are_those_of_the_figures(results: dict[str, An
 
 def test_methods_are_described_by_name_label_kind_and_what_they_read() -> None:
     for method in OTHER_METHODS:
-        described = describe_method(method)
+        described = describe_method(method, {})
         assert described["name"] == method
         assert (described["kind"], described["reads"]) == KINDS[method]
         assert described["label"][0].isupper()
-    prox = describe_method("federated fedprox strategy.proximal-mu=0.1")
+    prox = describe_method("federated fedprox strategy.proximal-mu=0.1", {})
     assert prox["label"] == "Federated (fedprox, proximal-mu=0.1)"
     assert prox["kind"] == "federated"
     assert set(KINDS) == {FEDERATED, *OTHER_METHODS}
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "disclosed"),
+    [
+        ("federated fedavg", 0.0, False),
+        ("federated fedavg", 2.0, True),
+        ("federated fedavg predictor.population-weight=1.0", 0.0, True),
+        ("federated fedavg predictor.population-weight=0", 2.0, False),
+        ("local", 2.0, False),
+    ],
+)
+def test_whether_answers_are_sent_is_said(method: str, weight: float, disclosed: bool) -> None:
+    described = describe_method(method, {"predictor.population-weight": weight})
+    assert ("send their answers" in described["reads"]) == disclosed
+
+
+def test_claims_are_not_judged_by_a_method_that_trains_otherwise() -> None:
+    assert differs_in_strategy_alone("federated fedprox strategy.proximal-mu=0.1")
+    assert not differs_in_strategy_alone("federated fedavg predictor.population-weight=2")
+    assert not differs_in_strategy_alone("federated fedavg train.local-steps=12")
+    assert not differs_in_strategy_alone("centralized-steps")
 
 
 def test_a_directory_that_is_no_comparison_is_refused(tmp_path: Path) -> None:

@@ -61,9 +61,9 @@ def test_differences_are_shown_with_sign_p_value_and_number_of_groups(text: str)
     rows = rows_of(text, "Against centralized training")
     assert rows[2][:3] == ["Federated (fedavg)", "Centralized, equal rounds", "held-out"]
     assert rows[2][3].startswith("+0.1250 [+0.")
-    assert rows[2][4:] == ["0.500", "2"]
+    assert rows[2][4:] == ["0.175", "2"]
     assert rows[3][4:] == ["-", "1"]  # one training group
-    assert "sign-flip permutation test" in text
+    assert "two-way t test" in text
 
 
 def test_few_shot_sizes_are_columns(text: str) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from task import statistics
-from task.statistics import bootstrap_interval, first_within, paired_interval, sign_flip_p_value
+from task.statistics import bootstrap_interval, first_within, paired_interval, two_way_p_value
 
 # -- bootstrap over seeds --------------------------------------------------------------------------
 
@@ -113,49 +113,41 @@ def test_the_paired_interval_of_equal_differences_is_that_difference():
 # -- sign flips ------------------------------------------------------------------------------------
 
 
-def brute_force_p_value(means):
-    observed = abs(np.mean(means))
-    flipped = [
-        abs(np.mean(np.array(signs) * means))
-        for signs in itertools.product((1, -1), repeat=len(means))
-    ]
-    return np.mean([value >= observed - 1e-12 for value in flipped])
+def two_way_effects(random, num_seeds, num_groups, seed_sd):
+    """Differences without any true mean: effects of seeds, of groups, and of each cell."""
+    seeds = random.normal(0, seed_sd, (num_seeds, 1))
+    groups = random.normal(0, 0.002, (1, num_groups))
+    return seeds + groups + random.normal(0, 0.004, (num_seeds, num_groups))
 
 
-def test_six_groups_that_are_all_better_have_a_p_value_of_two_in_64():
-    differences = np.array([[0.01, 0.03, 0.02, 0.05, 0.04, 0.06]])
-    assert sign_flip_p_value(differences) == pytest.approx(2 / 64)
-    assert sign_flip_p_value(-differences) == pytest.approx(2 / 64)
+def test_the_p_value_equals_one_computed_by_hand():
+    differences = np.array([[0.02, 0.04], [0.03, 0.07]])  # mean 0.04
+    # means of seeds .03, .05: variance .0002; of groups .025, .055: variance .00045
+    error = math.sqrt(0.0002 / 2 + 0.00045 / 2)
+    cauchy = 1 - 2 / math.pi * math.atan(0.04 / error)  # t with one degree of freedom
+    assert two_way_p_value(differences) == pytest.approx(cauchy)
+    assert two_way_p_value(-differences) == pytest.approx(cauchy)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_p_value_equals_that_of_all_flips(seed):
-    random = np.random.default_rng(seed)
-    differences = random.normal(0.01 * seed, 0.03, (3, 8))
-    expected = brute_force_p_value(differences.mean(0))
-    assert sign_flip_p_value(differences) == pytest.approx(expected)
-
-
-def test_more_seeds_of_the_same_groups_are_no_more_evidence():
-    differences = np.random.default_rng(0).normal(0.02, 0.02, (1, 7))
-    assert sign_flip_p_value(np.repeat(differences, 50, axis=0)) == pytest.approx(
-        sign_flip_p_value(differences)
-    )
-
-
-def test_no_difference_has_a_p_value_of_1():
-    assert sign_flip_p_value(np.zeros((2, 5))) == 1.0
-    assert sign_flip_p_value(np.array([[0.1, -0.1], [-0.1, 0.1]])) == 1.0  # they cancel over seeds
-    assert sign_flip_p_value(np.array([[0.1, -0.1]])) == 1.0
-
-
-def test_many_groups_are_flipped_at_random():
+@pytest.mark.parametrize(("num_seeds", "num_groups"), [(5, 6), (5, 14), (3, 55)])
+def test_an_effect_of_seeds_alone_is_rarely_significant(num_seeds, num_groups):
+    # All groups of a seed share its predictor: many groups are no evidence about other seeds.
     random = np.random.default_rng(0)
-    assert sign_flip_p_value(random.normal(0.5, 0.1, (1, 30))) == pytest.approx(2e-4)  # 2 / 10000
-    spread = random.normal(0.0, 0.1, (1, 30))
-    p_value = sign_flip_p_value(spread)
-    assert 0.05 < p_value <= 1
-    assert sign_flip_p_value(spread) == p_value
+    p_values = [
+        two_way_p_value(two_way_effects(random, num_seeds, num_groups, 0.003)) for _ in range(400)
+    ]
+    assert np.mean(np.array(p_values) < 0.05) < 0.08
+
+
+def test_a_large_difference_is_significant():
+    random = np.random.default_rng(0)
+    assert two_way_p_value(0.05 + two_way_effects(random, 5, 6, 0.003)) < 0.001
+
+
+def test_equal_differences_and_none_are_told_apart():
+    assert two_way_p_value(np.zeros((2, 5))) == 1.0
+    assert two_way_p_value(np.full((2, 5), 0.25)) == 0.0
+    assert two_way_p_value(np.array([[0.1, -0.1], [-0.1, 0.1]])) == 1.0
 
 
 # -- convergence -----------------------------------------------------------------------------------
