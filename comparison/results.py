@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from comparison import plan
 from comparison.cells import CellResult, CellStore
@@ -18,6 +19,10 @@ from task.evaluation import FEWEST_TARGETS
 from task.statistics import PAIRED_TEST, paired_interval, two_way_p_value
 
 MANIFEST = "comparison.json"
+_MANIFEST_KEYS = (
+    *("settings", "environment", "command", "methods", "seeds", "folds", "num_groups"),
+    *("intervals", "cells"),
+)
 
 _POOLED = "One place reads the answers of all training groups."
 
@@ -56,57 +61,68 @@ def load_results(directory: Path) -> dict[str, Any]:
     Raises:
         RunDirectoryError: the directory is no comparison, or a file is damaged.
     """
-    if not (directory / MANIFEST).is_file():
+    manifest = _read_manifest(directory)
+    store = CellStore(directory)
+    by_method: dict[str, dict[int, list[CellResult]]] = {}
+    missing = []
+    for cell in manifest["cells"]:
+        if store.has(cell["key"]):
+            seeds = by_method.setdefault(cell["method"], {})
+            seeds.setdefault(cell["seed"], []).append(store.read(cell["key"]))
+        else:
+            missing.append(f"{cell['method']}, seed {cell['seed']}, fold {cell['fold']}")
+    # With a fold missing a seed is about other groups than the others: it waits for that.
+    folds = max(1, manifest["folds"])
+    complete = {
+        method: {seed: results for seed, results in seeds.items() if len(results) == folds}
+        for method, seeds in by_method.items()
+    }
+    intervals = bool(manifest["intervals"])
+    figures = {
+        method: MethodFigures(complete[method], intervals=intervals)
+        for method in manifest["methods"]
+        if complete.get(method)
+    }
+    return {
+        **{key: manifest[key] for key in ("settings", "environment", "command")},
+        **{key: manifest[key] for key in ("seeds", "folds", "num_groups")},
+        "missing_cells": missing,
+        "methods": [describe_method(m, manifest["settings"]) for m in manifest["methods"]],
+        "table": {method: each.table() for method, each in figures.items()},
+        "curves": {m: curve for m, each in figures.items() if (curve := each.curve())},
+        "groups": {method: each.groups() for method, each in figures.items()},
+        "paired": _paired(complete, intervals),
+        "paired_test": PAIRED_TEST,
+        "few_shot": {m: sizes for m, each in figures.items() if (sizes := each.few_shot())},
+        "few_shot_note": (
+            "Held-out groups that keep at least "
+            f"{FEWEST_TARGETS} questions besides the largest context; the targets are the same "
+            "for all context sizes."
+        ),
+        "reliability": {method: each.reliability() for method, each in figures.items()},
+        "claims": _claims(figures, complete, intervals),
+    }
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    """Read `comparison.json`.
+
+    Raises:
+        RunDirectoryError: there is none, or it is damaged.
+    """
+    file = directory / MANIFEST
+    if not file.is_file():
         raise RunDirectoryError(
             f"{directory} is no comparison: there is no {MANIFEST} in it. Give a directory that "
             "`pluralllm compare` has written."
         )
-    manifest = read_json(directory / MANIFEST)
-    store = CellStore(directory)
-    by_method: dict[str, dict[int, list[CellResult]]] = {}
-    missing = []
-    try:
-        for cell in manifest["cells"]:
-            if store.has(cell["key"]):
-                seeds = by_method.setdefault(cell["method"], {})
-                seeds.setdefault(cell["seed"], []).append(store.read(cell["key"]))
-            else:
-                missing.append(f"{cell['method']}, seed {cell['seed']}, fold {cell['fold']}")
-        # With a fold missing a seed is about other groups than the others: it waits for that.
-        folds = max(1, manifest["folds"])
-        complete = {
-            method: {seed: results for seed, results in seeds.items() if len(results) == folds}
-            for method, seeds in by_method.items()
-        }
-        intervals = bool(manifest["intervals"])
-        figures = {
-            method: MethodFigures(complete[method], intervals=intervals)
-            for method in manifest["methods"]
-            if complete.get(method)
-        }
-        return {
-            **{key: manifest[key] for key in ("settings", "environment", "command")},
-            **{key: manifest[key] for key in ("seeds", "folds", "num_groups")},
-            "missing_cells": missing,
-            "methods": [describe_method(m, manifest["settings"]) for m in manifest["methods"]],
-            "table": {method: each.table() for method, each in figures.items()},
-            "curves": {m: curve for m, each in figures.items() if (curve := each.curve())},
-            "groups": {method: each.groups() for method, each in figures.items()},
-            "paired": _paired(complete, intervals),
-            "paired_test": PAIRED_TEST,
-            "few_shot": {m: sizes for m, each in figures.items() if (sizes := each.few_shot())},
-            "few_shot_note": (
-                "Held-out groups that keep at least "
-                f"{FEWEST_TARGETS} questions besides the largest context; the targets are the same "
-                "for all context sizes."
-            ),
-            "reliability": {method: each.reliability() for method, each in figures.items()},
-            "claims": _claims(figures, complete, intervals),
-        }
-    except KeyError as error:
+    manifest = read_json(file)
+    if not isinstance(manifest, dict) or not set(_MANIFEST_KEYS) <= set(manifest):
         raise RunDirectoryError(
-            f"{directory / MANIFEST} lacks {error}. Run the comparison again in another directory."
-        ) from None
+            f"{file} is no comparison's manifest: expected the keys {', '.join(_MANIFEST_KEYS)}. "
+            "Run the comparison again, which writes it anew and keeps finished cells."
+        )
+    return manifest
 
 
 def federated_run(directory: Path) -> Path | None:
@@ -141,41 +157,42 @@ def _paired(
     """Compare every method with both centralized ones, over the seeds and groups they share."""
     entries = []
     for versus in (plan.CENTRALIZED_ROUNDS, plan.CENTRALIZED_STEPS):
-        for method in by_method:
-            if method == versus:
+        for method, results in by_method.items():
+            others = by_method.get(versus, {})
+            seeds = sorted(set(results) & set(others))
+            if method == versus or not seeds:
                 continue
-            seeds = sorted(set(by_method[method]) & set(by_method.get(versus, {})))
+            ours, theirs = (
+                MethodFigures({seed: of[seed] for seed in seeds}, intervals=False)
+                for of in (results, others)
+            )
             for key, role in ROLES.items():
-                ours, theirs = (
-                    MethodFigures({seed: by_method[m][seed] for seed in seeds}, intervals=False)
-                    for m in (method, versus)
-                )
                 rows = []
                 for index in range(len(seeds)):
                     one, other = ours.scores(index, role), theirs.scores(index, role)
                     rows.append({g: one[g].all.value - other[g].all.value for g in one})
-                groups = sorted(set.intersection(*map(set, rows))) if rows else []
-                if not groups:
-                    continue
-                differences_SG = np.array([[row[group] for group in groups] for row in rows])
-                difference = interval(differences_SG.mean(1).tolist(), intervals=False)
-                p_value = None
-                if intervals and len(groups) > 1 and len(seeds) > 1:
-                    low, high = paired_interval(differences_SG)
-                    difference |= {"low": low, "high": high}
-                    p_value = two_way_p_value(differences_SG)
-                entries.append(
-                    {
-                        "method": method,
-                        "versus": versus,
-                        "role": key,
-                        "difference": difference,
-                        "p_value": p_value,
-                        "num_groups": len(groups),
-                        "num_seeds": len(seeds),
-                    }
-                )
+                if groups := sorted(set.intersection(*map(set, rows))):
+                    differences_SG = np.array([[row[group] for group in groups] for row in rows])
+                    named = {"method": method, "versus": versus, "role": key}
+                    entries.append(named | _difference(differences_SG, intervals))
     return entries
+
+
+def _difference(differences_SG: NDArray[np.float64], intervals: bool) -> dict[str, Any]:
+    """Return mean, interval and p value of paired differences, and how many there are."""
+    num_seeds, num_groups = differences_SG.shape
+    difference = interval(differences_SG.mean(1).tolist(), intervals=False)
+    p_value = None
+    if intervals and min(num_seeds, num_groups) > 1:
+        low, high = paired_interval(differences_SG)
+        difference |= {"low": low, "high": high}
+        p_value = two_way_p_value(differences_SG)
+    return {
+        "difference": difference,
+        "p_value": p_value,
+        "num_groups": num_groups,
+        "num_seeds": num_seeds,
+    }
 
 
 def _claims(

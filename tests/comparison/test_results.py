@@ -199,7 +199,7 @@ def test_a_directory_that_is_no_comparison_is_refused(tmp_path: Path) -> None:
         load_results(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '{"cells": []}'])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"cells": []}'])
 def test_a_damaged_manifest_is_named(tmp_path: Path, text: str) -> None:
     write_comparison(tmp_path / "mine", cells((0,)))
     (tmp_path / "mine" / MANIFEST).write_text(text)
