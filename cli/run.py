@@ -73,7 +73,7 @@ def run(
 
 def _check(config: RunConfig) -> int:
     """Check everything that can be checked before starting anything; return the client count."""
-    require_strategy(config.strategy)
+    require_strategy(config)
     check_sinks(config.log)
     require_unused(Path(config.run.directory))
     load_survey(config.data, config.run.seed)

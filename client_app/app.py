@@ -1,7 +1,9 @@
 """ClientApp: translates Flower records and calls `task`. A node may hold several groups."""
 
 from collections.abc import Iterable
-from functools import lru_cache
+from dataclasses import astuple
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,14 +11,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from client_app.mods import compress_update, report_errors
+from client_app.state import state_folder
 from task import records
 from task.config import PredictorSettings, RunConfig
 from task.errors import ConfigError, PopulationError
 from task.evaluation import evaluate_group
 from task.features import feature_sums, load_fingerprint, load_group, load_roles
 from task.paths import project_folder
+from task.personal import PersonalStore, train_personal
 from task.population import PopulationAnswers, PopulationPrior
 from task.predictor import PreferencePredictor
+from task.reports import make_reports
 from task.training import train_client
 
 app = ClientApp(mods=[report_errors, compress_update])
@@ -70,22 +75,41 @@ def train(message: Message, context: Context) -> Message:
     config = _config(context)
     briefing = message.content.config_records[records.BRIEFING]
     settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
-    update = train_client(
-        _predictor(config, message),
-        message.content.array_records[records.ARRAYS].to_torch_state_dict(),
-        load_group(config, str(briefing[records.GROUP])),
-        config.train,
-        learning_rates=briefing[records.LEARNING_RATES],  # type: ignore[arg-type]
-        seed=config.run.seed,
-        server_round=int(briefing[records.ROUND]),  # type: ignore[arg-type]
-        proximal_mu=float(settings.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
-    )
+    predictor = _predictor(config, message)
+    parameters = message.content.array_records[records.ARRAYS].to_torch_state_dict()
+    data = load_group(config, str(briefing[records.GROUP]))
+    asked: list[str] = settings.get(records.REPORTS, [])  # type: ignore[assignment]
+    if asked:
+        predictor.set_parameters(parameters)
+    reports = make_reports(predictor, data, config, asked)
+    training: dict[str, Any] = {
+        "config": config.train,
+        "learning_rates": briefing[records.LEARNING_RATES],
+        "seed": config.run.seed,
+        "server_round": briefing[records.ROUND],
+    }
+    if way := str(settings.get(records.PERSONAL, "")):
+        update = train_personal(
+            way,
+            predictor,
+            parameters,
+            data,
+            PersonalStore(state_folder(config, context)),
+            proximal_mu=float(settings[records.PERSONAL_MU]),  # type: ignore[arg-type]
+            **training,
+        )
+    else:
+        mu = float(settings.get(records.PROXIMAL_MU, 0.0))  # type: ignore[arg-type]
+        update = train_client(predictor, parameters, data, proximal_mu=mu, **training)
+    metrics: dict[str, Any] = {
+        records.NUM_EXAMPLES: update.num_examples,
+        records.LOSS: update.loss,
+        **{name: list(astuple(report)) for name, report in reports.items()},
+    }
     content = RecordDict(
         {
             records.ARRAYS: ArrayRecord(update.parameters),
-            records.METRICS: MetricRecord(
-                {records.NUM_EXAMPLES: update.num_examples, records.LOSS: update.loss}
-            ),
+            records.METRICS: MetricRecord(metrics),
         }
     )
     return Message(content, reply_to=message)
@@ -106,13 +130,22 @@ def evaluate(message: Message, context: Context) -> Message:
         arrays = {name: array.numpy() for name, array in population.items()}
         answers = PopulationAnswers.from_arrays(arrays)
         prior = PopulationPrior(answers, config.predictor.population_weight)
-    scores = evaluate_group(predictor, data, config.evaluation, config.run.seed, seen, prior)
+    score = partial(
+        evaluate_group, predictor, data, config.evaluation, config.run.seed, seen, prior
+    )
+    scores = score()
     metrics = MetricRecord(
         {
             records.NUM_EXAMPLES: int(scores.all.weight),
             **scores.to_metrics(),
         }
     )
+    settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
+    if records.PERSONAL in settings and (
+        personal := PersonalStore(state_folder(config, context)).load(data.group)
+    ):
+        predictor.set_parameters(personal.parameters)
+        metrics[records.PERSONAL_SCORE] = list(astuple(score().all))
     return Message(RecordDict({records.METRICS: metrics}), reply_to=message)
 
 

@@ -155,6 +155,7 @@ class MethodFigures:
             "alignment_score_seen_questions": macro_mean(s.seen for s in scores.values()),
             "alignment_score_new_questions": macro_mean(s.new for s in scores.values()),
             "worst_group": fairness.worst,
+            "worst_decile": fairness.worst_decile,
             "gap": fairness.gap,
             "cov": fairness.cov,
             "fairness_index": fairness.fairness_index,

@@ -15,13 +15,14 @@ from comparison.cells import CellResult, Point
 from comparison.plan import Cell
 from comparison.trial import Trial, pooled_sums, train_with_curve
 from server_app.cohort import simulate
-from server_app.run_directory import load_predictor
+from server_app.run_directory import RunDirectory, load_predictor
 from task.baselines import population_sums, predict_known
 from task.encoder import saved_settings
 from task.errors import UserError
 from task.evaluation import Predict, evaluation_splits, predict_with, score_splits
 from task.features import GroupData
 from task.metrics import GroupScores
+from task.personal import CLIENTS_FOLDER, PersonalStore
 from task.population import PopulationAnswers
 from task.predictor import PreferencePredictor
 from task.probes import LinearProbe, MlpProbe
@@ -63,12 +64,26 @@ def _federated(trial: Trial, folder: Path) -> CellResult:
         if "groups" in entry:
             steps = entry["round"] * config.train.local_steps
             episodes = steps * config.train.episodes_per_step * _cohort_size(trial)
-            points.append(
-                Point(entry["round"], steps, episodes, seconds, megabytes, entry["groups"])
-            )
+            groups = entry["groups"] | entry.get("personal", {}).get("groups", {})
+            points.append(Point(entry["round"], steps, episodes, seconds, megabytes, groups))
     predictor = load_predictor(directory.path, "final")
-    predict = predict_with(predictor, predictor.prior)
-    return _result(trial, predict, points)
+    result = _result(trial, predict_with(predictor, predictor.prior), points)
+    return replace(
+        result, scores={**result.scores, **_personal_scores(trial, predictor, directory)}
+    )
+
+
+def _personal_scores(
+    trial: Trial, predictor: PreferencePredictor, directory: RunDirectory
+) -> dict[str, GroupScores]:
+    """Score the training groups that keep parameters of their own by those."""
+    store = PersonalStore(directory.path / CLIENTS_FOLDER)
+    scores: dict[str, GroupScores] = {}
+    for data in trial.train:
+        if personal := store.load(data.group):
+            predictor.set_parameters(personal.parameters)
+            scores |= trial.score(predict_with(predictor, predictor.prior), [data])
+    return scores
 
 
 def _centralized(trial: Trial, _folder: Path, *, equal_steps: bool) -> CellResult:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from server_app.strategies import require_strategy
-from task.config import RunConfig, parse_override
+from task.config import RunConfig, Scalar, parse_override
 from task.errors import ConfigError, suggest
 from task.features import load_features, load_fingerprint, load_roles
 from task.seeding import generator
@@ -29,7 +29,7 @@ OTHER_METHODS = (
 )
 FEW_SHOT = (0, 1, 2, 5, 10, 20, 50)
 
-CELL_VERSION = 1
+CELL_VERSION = 2
 """To be raised when cells would come out differently: cells of other versions are not reused."""
 
 # What tells where and how fast a cell is computed, and where its files are, but not what comes out.
@@ -45,6 +45,7 @@ _WITHOUT_INFLUENCE = (
     "engine.num-workers",
     "engine.num-threads",
     "engine.device",
+    "strategy.name",  # is part of the method, and its file's content counts
     "log.",
 )
 
@@ -88,6 +89,7 @@ class Cell:
             "settings": settings,
             "data": _file_digest(self.config.data.path) if self.config.data.path else "",
             "encoder": load_fingerprint(self.config.encoder),
+            "strategy": _strategy_digest(self.config.strategy.name),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -230,8 +232,11 @@ def _with_strategy(method: str, config: RunConfig) -> RunConfig:
                 f"{', '.join(_OF_A_STRATEGY)}. All methods share the survey, the encoder, the "
                 "evaluation and the seeds."
             )
-    chosen = RunConfig.from_flat({**config.to_flat(), "strategy.name": words[0], **overrides})
-    require_strategy(chosen.strategy)
+    flat: dict[str, Scalar] = {**config.to_flat(), "strategy.name": words[0]}
+    if words[0] != config.strategy.name:
+        flat["strategy.options"] = ""  # those of another strategy
+    chosen = RunConfig.from_flat({**flat, **overrides}).with_absolute_paths(Path.cwd())
+    require_strategy(chosen)
     return chosen
 
 
@@ -243,6 +248,12 @@ def _holding_out(config: RunConfig, groups: Sequence[str], held_out: set[str]) -
         held_out_groups=" | ".join(sorted(held_out)),
     )
     return replace(config, data=data)
+
+
+def _strategy_digest(name: str) -> str:
+    """Return the digest of a strategy's file, if it is a user's own."""
+    file = name.rpartition(":")[0]
+    return _file_digest(file) if file.endswith(".py") else ""
 
 
 @lru_cache

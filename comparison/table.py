@@ -8,6 +8,7 @@ COLUMNS = {
     "alignment_score_seen_questions": "seen questions",
     "alignment_score_new_questions": "new questions",
     "worst_group": "worst group",
+    "worst_decile": "worst decile",
     "gap": "gap",
     "cov": "CoV",
     "fairness_index": "FI",

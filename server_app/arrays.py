@@ -1,10 +1,12 @@
 """Parameters in Flower's records, without serialising what stays in one process."""
 
+from collections.abc import Iterable
 from io import BytesIO
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app.message import make_message
 from numpy.typing import NDArray
 
 from task.parameters import Layout
@@ -65,3 +67,31 @@ def num_bytes(arrays: ArrayRecord) -> int:
         array.num_bytes if isinstance(array, LocalArray) else len(array.data)
         for array in arrays.values()
     )
+
+
+def in_float32(batch: Iterable[Message]) -> list[Message]:
+    """Return messages with all arrays in float32, as clients compute in it.
+
+    NumPy turns float32 into float64 wherever a strategy multiplies by one of its scalars, as
+    Flower's FedAdam does. A record that several messages carry is converted once.
+    """
+    converted: dict[int, ArrayRecord] = {}
+
+    def in_float32(arrays: ArrayRecord) -> ArrayRecord:
+        if all(array.dtype == "float32" for array in arrays.values()):
+            return arrays
+        if id(arrays) not in converted:
+            record = ArrayRecord()
+            for name, array in arrays.items():
+                record[name] = LocalArray(array.numpy().astype(np.float32))
+            converted[id(arrays)] = record
+        return converted[id(arrays)]
+
+    messages = []
+    for message in batch:
+        content = RecordDict({**message.content})
+        for name, arrays in message.content.array_records.items():
+            content[name] = in_float32(arrays)
+        same = all(content[name] is record for name, record in message.content.items())
+        messages.append(message if same else make_message(message.metadata, content))
+    return messages

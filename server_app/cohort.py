@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -265,8 +265,10 @@ def _with_id(message: Message) -> Message:
 
 
 def _is_computed(message: Message) -> bool:
-    """Return whether a message asks for what `task` computes, from one group."""
+    """Return whether a message asks for what `task` computes in stacks, from one group."""
+    configs = message.content.config_records
     return (
         message.metadata.message_type in ("train", "evaluate")
-        and records.BRIEFING in message.content.config_records
+        and records.BRIEFING in configs
+        and records.PERSONAL not in configs.get(records.CONFIG, ConfigRecord())
     )

@@ -1,7 +1,7 @@
 """From messages to work for the cohort engine's workers, and from their results to replies."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any, TypeVar, cast
@@ -72,6 +72,7 @@ def train_jobs(
             learning_rates=tuple(cast(list[float], briefing[records.LEARNING_RATES])),
             server_round=cast(int, briefing[records.ROUND]),
             proximal_mu=float(cast(float, settings.get(records.PROXIMAL_MU, 0.0))),
+            reports=tuple(cast(list[str], settings.get(records.REPORTS, []))),
             reduction=reduction,
         )
         start = workers.share(_start(content))
@@ -163,6 +164,7 @@ class _TrainReader:
                 {
                     records.NUM_EXAMPLES: shard.num_examples[index],
                     records.LOSS: shard.losses[index],
+                    **{key: list(astuple(m)) for key, m in shard.reports[index].items()},
                 }
             )
             content = RecordDict({records.METRICS: metrics})

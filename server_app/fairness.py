@@ -24,13 +24,13 @@ def summarise(scores: Scores, roles: Mapping[str, Role], role: Role) -> dict[str
         return None
     chosen = {group: s for group, s in scores.items() if roles[group] == role}
     seen, new = (
-        _indices({group: getattr(s, split).value for group, s in chosen.items()})
+        indices({group: getattr(s, split).value for group, s in chosen.items()})
         for split in ("seen", "new")
     )
     # Bins of a single group hold few options, whose scatter would look like an error.
     pooled = sum((s.calibration for s in chosen.values()), Calibration())
     return {
-        **_indices({group: s.all.value for group, s in chosen.items()}),
+        **indices({group: s.all.value for group, s in chosen.items()}),
         "alignment_score_seen_questions": seen.get("alignment_score"),
         "alignment_score_new_questions": new.get("alignment_score"),
         "seen_questions": seen,
@@ -40,7 +40,7 @@ def summarise(scores: Scores, roles: Mapping[str, Role], role: Role) -> dict[str
     }
 
 
-def _indices(scores: Mapping[str, float]) -> dict[str, Any]:
+def indices(scores: Mapping[str, float]) -> dict[str, Any]:
     """Return the indices over the groups that have a score; empty when none has."""
     known = {group: score for group, score in scores.items() if not math.isnan(score)}
     if not known:
@@ -50,6 +50,7 @@ def _indices(scores: Mapping[str, float]) -> dict[str, Any]:
         "alignment_score": fairness.mean,
         "worst_group": fairness.worst,
         "worst_group_name": fairness.worst_group,
+        "worst_decile": fairness.worst_decile,
         "gap": fairness.gap,
         "cov": fairness.cov,
         "fairness_index": fairness.fairness_index,

@@ -90,7 +90,7 @@ def _train(
     )
     with closing_sinks(config.log, directory.path, config.to_flat()) as sinks:
         monitor = RoundMonitor(
-            clients, predictor, config, population.roles, baselines, directory, sinks
+            clients, predictor, config, population.roles, baselines, directory, sinks, strategy
         )
         try:
             strategy.start(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
@@ -98,9 +98,20 @@ class Inbox:
             accept_metrics(reply, train=False)
         elif expected.reduced:
             # The grid has checked the parameters and clipped them: they are as many as were sent.
-            accept_metrics(reply, train=True)
+            accept_metrics(reply, train=True, reports=_reports(expected.message))
             size = self.sent_to(expected.message).num_bytes
         else:
-            accepted = accept_train(reply, self.sent_to(expected.message), self._clipping_norm)
+            accepted = accept_train(
+                reply,
+                self.sent_to(expected.message),
+                self._clipping_norm,
+                _reports(expected.message),
+            )
         self.num_bytes += size
         return accepted
+
+
+def _reports(message: Message) -> list[str]:
+    """Return the reports that a strategy's message asks for."""
+    settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
+    return list(settings.get(records.REPORTS, []))  # type: ignore[arg-type]

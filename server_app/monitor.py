@@ -5,21 +5,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp.strategy import Strategy
 
 from server_app.fairness import (
     ROLE_KEYS,
     Scores,
     group_table,
+    indices,
     number,
     summarise,
 )
 from server_app.population import PopulationGrid
 from server_app.run_directory import RunDirectory
 from server_app.sinks import Sink
+from server_app.strategies.group_weighting import WeighsGroups
+from server_app.strategies.personal import KeepsPersonal
 from server_app.tables import RoundTable, print_groups, print_summary
 from task import records
 from task.config import RunConfig
-from task.metrics import GroupScores, macro_mean
+from task.metrics import GroupScores, Mean, macro_mean
 from task.predictor import PreferencePredictor
 from task.roles import Role
 
@@ -39,6 +43,7 @@ class RoundMonitor:
         baselines: baseline name to scores on the same questions.
         directory: where predictors and the summary go.
         sinks: where metrics go.
+        strategy: may tell how much groups count, or that groups keep parameters of their own.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class RoundMonitor:
         baselines: Mapping[str, Scores],
         directory: RunDirectory,
         sinks: Sequence[Sink],
+        strategy: Strategy,
     ) -> None:
         self.scores: dict[str, GroupScores] = {}  # of the last evaluation
         self._population = population
@@ -59,12 +65,14 @@ class RoundMonitor:
         self._baselines = baselines
         self._directory = directory
         self._sinks = sinks
+        self._strategy = strategy
         self._table = RoundTable(has_held_out="held-out" in roles.values())
         self._started = time.monotonic()
         self._best = float("-inf")
         self._best_round = 0
         self._best_scores: Scores = {}
         self._evaluated_round = 0
+        self._personal: dict[str, Any] | None = None  # of the last evaluation
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Observe the global parameters after a round."""
@@ -78,6 +86,8 @@ class RoundMonitor:
             "megabytes_up": train.bytes_up / 1e6,
             "train_seconds": train.seconds,
         }
+        if isinstance(self._strategy, WeighsGroups):
+            metrics["group_weights"] = dict(self._strategy.group_weights)
         every, last = self._config.evaluation.every, self._config.train.num_rounds
         if server_round % every == 0 or server_round == last:
             self._evaluate(server_round, arrays, metrics)
@@ -110,6 +120,8 @@ class RoundMonitor:
             for role, key in ROLE_KEYS.items()
         }
         summary["groups"] = groups
+        if self._personal:
+            summary["personal"] = self._personal
         summary["missing_groups"] = sorted(set(self._roles) - set(self.scores))
         summary["round"] = self._evaluated_round
         summary["best_round"] = self._best_round
@@ -121,21 +133,33 @@ class RoundMonitor:
 
     def _evaluate(self, server_round: int, arrays: ArrayRecord, metrics: dict[str, Any]) -> None:
         """Let every client score the parameters; add what came back to the round's metrics."""
-        content = RecordDict({records.ARRAYS: arrays, records.CONFIG: ConfigRecord()})
+        settings: dict[Role, ConfigRecord] = {"held-out": ConfigRecord(), "train": ConfigRecord()}
+        if isinstance(self._strategy, KeepsPersonal):
+            settings["train"][records.PERSONAL] = self._strategy.personal
+        contents = {
+            role: RecordDict({records.ARRAYS: arrays, records.CONFIG: config})
+            for role, config in settings.items()
+        }
         exchange = self._population.exchange(
             (
-                Message(content, dst_node_id=client_id, message_type=MessageType.EVALUATE)
-                for client_id in sorted(self._population.clients)
+                Message(contents[client.role], client_id, MessageType.EVALUATE)
+                for client_id, client in sorted(self._population.clients.items())
             ),
             timeout=self._config.train.round_timeout,
         )
         merged: dict[str, GroupScores] = {}
+        personal: dict[str, Mean] = {}
         for client, reply in exchange.replies.items():
             metrics_of_reply = reply.content.metric_records[records.METRICS]
             scores = GroupScores.from_metrics(metrics_of_reply)  # type: ignore[arg-type]
             merged[client.group] = merged.get(client.group, GroupScores()) + scores
+            if own := metrics_of_reply.get(records.PERSONAL_SCORE):
+                personal[client.group] = personal.get(client.group, Mean()) + Mean(*own)  # type: ignore[misc]
         metrics.update(self._by_role(merged))
         metrics["groups"] = {group: scores.all.value for group, scores in merged.items()}
+        if personal:
+            own_scores = {group: mean.value for group, mean in personal.items()}
+            metrics["personal"] = {**indices(own_scores), "groups": own_scores}
         metrics["evaluation_failures"] = dict(exchange.failures)
         metrics["evaluation_seconds"] = exchange.seconds
         metrics["evaluation_megabytes"] = (exchange.bytes_down + exchange.bytes_up) / 1e6
@@ -143,6 +167,7 @@ class RoundMonitor:
         metrics["megabytes_up"] += exchange.bytes_up / 1e6
         if merged:
             self.scores, self._evaluated_round = merged, server_round
+            self._personal = metrics.get("personal")
             self._keep_best(server_round)
 
     def _keep_best(self, server_round: int) -> None:

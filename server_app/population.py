@@ -22,7 +22,7 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from server_app.arrays import num_bytes
+from server_app.arrays import in_float32, num_bytes
 from server_app.discovery import Client
 from server_app.exchange import Average, Exchange, ReducingGrid
 from server_app.inbox import Inbox
@@ -117,7 +117,7 @@ class PopulationGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages to clients; return one message id each, empty if not accepted."""
-        return [message_id or "" for message_id in self._push(list(messages))]
+        return [message_id or "" for message_id in self._push(in_float32(messages))]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that have come in; an invalid one is turned into an error reply."""
@@ -146,7 +146,7 @@ class PopulationGrid(Grid):
             RoundError: too few clients sent a valid reply to messages to train, or none to others.
         """
         started = time.monotonic()
-        batch = list(messages)
+        batch = in_float32(messages)
         exchange = Exchange(sent=len(batch))
         if not batch:
             return exchange

@@ -17,8 +17,10 @@ from task.metrics import NUM_BINS
 from task.parameters import Layout
 
 _TRAIN_METRICS = (records.NUM_EXAMPLES, records.LOSS)
-_PAIRS = (records.SCORES_ALL, records.SCORES_SEEN, records.SCORES_NEW, records.TOP_OPTION)
-_EVALUATE_METRICS = (*_PAIRS, records.CALIBRATION)
+_SCORES = (records.SCORES_ALL, records.SCORES_SEEN, records.SCORES_NEW, records.TOP_OPTION)
+_EVALUATE_METRICS = (*_SCORES, records.CALIBRATION)
+_PAIRS = (*_SCORES, records.SCORE_BEFORE, records.PERSONAL_SCORE)
+_NEVER_EMPTY = (records.SCORES_ALL, records.SCORE_BEFORE, records.PERSONAL_SCORE)
 
 
 class ReplyError(Exception):
@@ -47,18 +49,24 @@ def is_train(message: Message) -> bool:
     return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
 
 
-def accept_train(reply: RecordDict, sent: SentParameters, clipping_norm: float = 0.0) -> RecordDict:
+def accept_train(
+    reply: RecordDict,
+    sent: SentParameters,
+    clipping_norm: float = 0.0,
+    reports: Iterable[str] = (),
+) -> RecordDict:
     """Return a reply to `train` as strategies see it: decompressed, its update clipped.
 
     Args:
         reply: what the client sent back.
         sent: what it was sent, with the parameters whose names and shapes must come back.
         clipping_norm: L2 norm to clip its update to; 0: no clipping.
+        reports: metrics that the strategy asked for (`task.reports`).
 
     Raises:
         ReplyError: it must not be aggregated.
     """
-    accept_metrics(reply, train=True)
+    accept_metrics(reply, train=True, reports=reports)
     if set(reply.array_records) == {records.UPDATE}:
         values_P = sent.vector_P + _decompressed(reply.array_records[records.UPDATE], sent)
         if not values_P.isfinite().all():
@@ -76,13 +84,13 @@ def accept_train(reply: RecordDict, sent: SentParameters, clipping_norm: float =
     )
 
 
-def accept_metrics(reply: RecordDict, *, train: bool) -> None:
-    """Check the metrics of a reply to `train` or `evaluate`.
+def accept_metrics(reply: RecordDict, *, train: bool, reports: Iterable[str] = ()) -> None:
+    """Check the metrics of a reply to `train` or `evaluate`, and the reports in it.
 
     Raises:
         ReplyError: it must not be aggregated.
     """
-    required = _TRAIN_METRICS if train else _EVALUATE_METRICS
+    required = (*_TRAIN_METRICS, *reports) if train else _EVALUATE_METRICS
     if set(reply.metric_records) != {records.METRICS}:
         raise ReplyError(
             f"its metrics are in {sorted(reply.metric_records)}, expected {records.METRICS!r}"
@@ -94,7 +102,8 @@ def accept_metrics(reply: RecordDict, *, train: bool) -> None:
     for key, value in metrics.items():
         if not np.isfinite(value).all():
             raise ReplyError(f"{key} = {value} is not finite")
-    for key in required:
+    optional = {records.PERSONAL_SCORE} & set(metrics)
+    for key in (*required, *sorted(optional)):
         if expected := _expected(key, metrics[key]):
             raise ReplyError(f"{key} = {metrics[key]}, expected {expected}")
 
@@ -126,9 +135,12 @@ def _expected(key: str, value: float | list[int] | list[float]) -> str | None:
     if key == records.CALIBRATION:
         if not isinstance(value, list) or len(value) != 3 * NUM_BINS or min(value) < 0:
             return f"{3 * NUM_BINS} sums >= 0"
+    elif key == records.LOSS_BEFORE:
+        if not isinstance(value, list) or len(value) != 2 or value[1] <= 0:
+            return "[sum, weight] of losses, the weight above 0"
     elif key in _PAIRS:
         is_pair = isinstance(value, list) and len(value) == 2 and 0 <= value[0] <= value[1]
-        if not is_pair or (value == [0, 0] and key == records.SCORES_ALL):
+        if not is_pair or (value == [0, 0] and key in _NEVER_EMPTY):
             return "[sum, weight] of scores between 0 and 1"
     elif isinstance(value, list):
         return "one number"

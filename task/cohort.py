@@ -23,12 +23,13 @@ from task.config import RunConfig
 from task.episodes import Split, make_episode
 from task.evaluation import evaluation_splits, score_episode
 from task.features import GroupData
-from task.metrics import GroupScores
+from task.metrics import GroupScores, Mean
 from task.parameters import Layout
 from task.population import PopulationPrior
 from task.predictor import PreferencePredictor
+from task.reports import make_reports
 from task.stacking import Stack
-from task.stacking_size import stack_size
+from task.stacking_size import stack_size, training_tokens
 from task.training import StackUpdate, train_stack
 
 SWITCH_SECONDS = 1e-4
@@ -54,12 +55,14 @@ class TrainTask:
         learning_rates: one per local step.
         server_round: the federated round, from 1.
         proximal_mu: weight of FedProx's proximal term.
+        reports: what to report of the parameters before training (`task.reports`).
         reduction: what to return instead of each client's parameters; None: those.
     """
 
     learning_rates: Sequence[float]
     server_round: int
     proximal_mu: float = 0.0
+    reports: tuple[str, ...] = ()
     reduction: Reduction | None = None
 
 
@@ -70,6 +73,7 @@ class TrainedShard:
     Attributes:
         losses: mean loss of each client's local steps.
         num_examples: answered questions that each client trains on.
+        reports: what each client reports, by name.
         faults: position of a client whose parameters must not be used, and why.
         values_nP: each client's parameters, unless they were reduced.
         total: their weighted sum without faulty clients, if they were reduced.
@@ -77,6 +81,7 @@ class TrainedShard:
 
     losses: list[float]
     num_examples: list[int]
+    reports: list[dict[str, Mean]]
     faults: dict[int, str]
     values_nP: Tensor | None
     total: WeightedSum | None
@@ -110,7 +115,7 @@ class Cohort:
 
         A function of the clients and the settings, unless memory is short.
         """
-        tokens = [_training_tokens(data, self._config) for data in clients]
+        tokens = [training_tokens(data, self._config) for data in clients]
         order = sorted(range(len(clients)), key=lambda k: (-tokens[k], k))
         stacks, first = [], 0
         while first < len(order):
@@ -129,6 +134,7 @@ class Cohort:
         total = WeightedSum(layout.size, self._device) if task.reduction else None
         losses: list[float] = []
         num_examples: list[int] = []
+        reports: list[dict[str, Mean]] = []
         faults: dict[int, str] = {}
         values = []
         trained = (self._trained(start, start_on_device_P, task, clients) for clients in stacks)
@@ -147,9 +153,11 @@ class Cohort:
                 values.append(update.values_KP.cpu().clone())
             losses += losses_K
             num_examples += [len(data.trainable) for data in clients]
+            reports += self._reports(start, task, clients)
         return TrainedShard(
             losses,
             num_examples,
+            reports,
             faults,
             torch.cat(values) if total is None else None,
             total.cpu() if total is not None else None,
@@ -184,6 +192,16 @@ class Cohort:
         torch.cuda.empty_cache()
         for half in (clients[: len(clients) // 2], clients[len(clients) // 2 :]):
             yield from self._trained(start, start_P, task, half)
+
+    @torch.inference_mode()
+    def _reports(
+        self, start: Start, task: TrainTask, clients: Sequence[GroupData]
+    ) -> list[dict[str, Mean]]:
+        if not task.reports:
+            return [{} for _ in clients]
+        predictor = self._predictor(start)
+        predictor.set_parameters(start.parameters)
+        return [make_reports(predictor, data, self._config, task.reports) for data in clients]
 
     def batches(self, groups: Sequence[GroupData]) -> list[list[tuple[int, int]]]:
         """Return which (group, context draw) pairs are scored together, large ones first."""
@@ -269,15 +287,6 @@ class Cohort:
 def _set_statistics(predictor: PreferencePredictor, start: Start) -> None:
     predictor.feature_mean.copy_(start.feature_mean)
     predictor.feature_std.copy_(start.feature_std)
-
-
-def _training_tokens(data: GroupData, config: RunConfig) -> float:
-    """Return the expected number of options in a training step's episodes."""
-    train, available = config.train, len(data.trainable)
-    context = min((train.min_context + train.max_context) / 2, max(1, available - train.min_target))
-    target = min((train.min_target + train.max_target) / 2, available - context)
-    options = float(data.answers.lengths[data.trainable].mean())
-    return train.episodes_per_step * (context + target) * options
 
 
 def _not_finite(layout: Layout, values_P: Tensor, loss: float) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from task.errors import ConfigError, suggest
+from task.options import fold_options, parse_options
 
 Scalar = bool | int | float | str
 
@@ -352,11 +353,14 @@ class StrategyConfig:
     """`strategy.*`: the aggregation rule."""
 
     name: str = _setting(
-        "fedavg", "Aggregation rule: `fedavg`, `fedprox`, `fedmedian` or `qfedavg`."
+        "fedavg",
+        "Aggregation rule: a name of docs/strategies.md, or one of your own: `module:Class`, or "
+        "`path/to/file.py:Class`.",
     )
-    proximal_mu: float = _setting(0.0, "`fedprox`: weight of the proximal term.")
-    q: float = _setting(
-        0.1, "`qfedavg`: how much more groups with a high loss count (0: all the same)."
+    options: str = _setting(
+        "",
+        "Options of the strategy, `name=value` separated by spaces (docs/strategies.md). Also: a "
+        "table `[strategy.options]` in a file, `strategy.options.q=0.2` on the command line.",
     )
     clipping_norm: float = _setting(
         0.0,
@@ -366,16 +370,10 @@ class StrategyConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "strategy.name", self.name, "the name of a strategy")
-        for name in ("proximal_mu", "q", "clipping_norm"):
-            value = getattr(self, name)
-            _require(value >= 0, f"strategy.{_dashed(name)}", value, "a number >= 0")
-        if self.name == "fedprox":
-            _require(
-                self.proximal_mu > 0,
-                "strategy.proximal-mu",
-                self.proximal_mu,
-                "a number > 0 when strategy.name is 'fedprox'",
-            )
+        parse_options(self.options)
+        _require(
+            self.clipping_norm >= 0, "strategy.clipping-norm", self.clipping_norm, "a number >= 0"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -477,7 +475,7 @@ class RunConfig:
         known = _sections()
         values: dict[str, dict[str, Scalar]] = {name: {} for name in known}
         all_keys = cls().to_flat()
-        for key, value in flat.items():
+        for key, value in fold_options(flat).items():
             if key not in all_keys:
                 raise ConfigError(
                     f"Unknown config key {key!r}.{suggest(key, all_keys)} "
@@ -509,6 +507,7 @@ class RunConfig:
             run=replace(self.run, directory=absolute(self.run.directory)),
             data=replace(self.data, path=absolute(self.data.path)),
             encoder=encoder,
+            strategy=replace(self.strategy, name=_absolute_strategy(self.strategy.name, base)),
         )
 
     def to_flat(self) -> dict[str, Scalar]:
@@ -547,7 +546,7 @@ def read_toml(path: Path) -> dict[str, Scalar]:
         ConfigError: the file is missing or is not TOML.
     """
     try:
-        return flatten(tomllib.loads(path.read_text()))
+        return fold_options(flatten(tomllib.loads(path.read_text())))
     except OSError as error:
         raise ConfigError(f"Config file {path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -571,6 +570,12 @@ def parse_override(text: str) -> tuple[str, Scalar]:
     if is_text and not isinstance(parsed, str | bool):
         parsed = value  # a text that looks like a number stays as it is written
     return key.strip(), parsed if isinstance(parsed, bool | int | float | str) else value
+
+
+def _absolute_strategy(name: str, base: Path) -> str:
+    """Return `file.py:Class` with the file's absolute path; other names as they are."""
+    file, _, attribute = name.rpartition(":")
+    return f"{base / Path(file).expanduser()}:{attribute}" if file.endswith(".py") else name
 
 
 def _sections() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Suffixes: Q questions, O options of a question.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -63,6 +64,7 @@ class Fairness:
     Attributes:
         mean: macro mean over groups.
         worst: lowest score, and `worst_group` who has it.
+        worst_decile: mean of the lowest tenth of the groups, one at least.
         gap: highest minus lowest.
         cov: coefficient of variation, population std / mean.
         fairness_index: FI = 1 / (1 + CoV^2) (Jain's index; arXiv 2503.09925, eq. 8).
@@ -71,6 +73,7 @@ class Fairness:
     mean: float
     worst: float
     worst_group: str
+    worst_decile: float
     gap: float
     cov: float
     fairness_index: float
@@ -92,6 +95,7 @@ class Fairness:
             mean=mean,
             worst=scores[worst],
             worst_group=worst,
+            worst_decile=float(np.sort(values)[: math.ceil(len(values) / 10)].mean()),
             gap=float(values.max() - values.min()),
             cov=cov,
             fairness_index=1 / (1 + cov**2),

@@ -45,12 +45,23 @@ ANSWERS = "answers"  # ArrayRecord, if `predictor.population-weight` asks: of ea
 NUM_EXAMPLES = "num-examples"
 LOSS = "loss"
 
+# Metrics of a train reply that a strategy asks for (`task.reports`): [sum, weight] of the
+# parameters as they were sent, before training.
+LOSS_BEFORE = "loss-before-training"
+SCORE_BEFORE = "alignment-score-before-training"
+
 # Metrics of an evaluate reply: [sum, weight] each, and sums over bins (`task.metrics`).
 SCORES_ALL = "alignment-score"
 SCORES_SEEN = "alignment-score-seen"
 SCORES_NEW = "alignment-score-new"
 TOP_OPTION = "top-option"
 CALIBRATION = "calibration"
+PERSONAL_SCORE = "personal-alignment-score"  # of the group's own parameters, if it keeps any
 
 # Strategy's own settings that clients act upon.
 PROXIMAL_MU = "proximal-mu"  # Flower's FedProx
+REPORTS = "reports"  # names of the metrics that a train reply must have besides
+PERSONAL = (
+    "personal"  # how a group trains parameters of its own; in an evaluate message: score them
+)
+PERSONAL_MU = "personal-mu"

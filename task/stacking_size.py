@@ -4,6 +4,7 @@ import psutil
 import torch
 
 from task.config import RunConfig
+from task.features import GroupData
 
 MAX_STACK = 256
 """More than this many clients at once saturate any device we know."""
@@ -68,3 +69,12 @@ def _free_bytes(device: torch.device) -> float:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + kept)
     return float(psutil.virtual_memory().available)
+
+
+def training_tokens(data: GroupData, config: RunConfig) -> float:
+    """Return the expected number of options in a training step's episodes."""
+    train, available = config.train, len(data.trainable)
+    context = min((train.min_context + train.max_context) / 2, max(1, available - train.min_target))
+    target = min((train.min_target + train.max_target) / 2, available - context)
+    options = float(data.answers.lengths[data.trainable].mean())
+    return train.episodes_per_step * (context + target) * options

@@ -113,6 +113,7 @@ def train_stack(
     seed: int,
     server_round: int,
     proximal_mu: float = 0.0,
+    anchor_P: Tensor | None = None,
     features: Tensor | None = None,
     autocast: torch.dtype | None = None,
 ) -> StackUpdate:
@@ -128,12 +129,14 @@ def train_stack(
         learning_rates: one per local step; as many steps are made.
         seed: the run's seed.
         server_round: the federated round, from 1; every round draws other episodes.
-        proximal_mu: weight of FedProx's proximal term (arXiv 1812.06127, eq. 2).
+        proximal_mu: weight of the proximal term (arXiv 1812.06127, eq. 2).
+        anchor_P: parameters that the proximal term draws to; None: the start.
         features: see `make_episode`.
         autocast: lower precision of matrix products and attention, if any.
     """
     stack.load(start_P)
     stack.module.train()
+    anchor_P = start_P if anchor_P is None else anchor_P
     device = stack.values_KP.device
     gradient_KP = stack.values_KP.grad
     assert gradient_KP is not None  # the stack allocates it
@@ -164,8 +167,8 @@ def train_stack(
         computed = torch.autograd.grad(losses_K.sum(), parameters, materialize_grads=True)
         for gradient, value in zip(stack.gradients, computed, strict=True):
             gradient.copy_(value)
-        if proximal_mu:  # the gradient of mu / 2 * |parameters - start|^2
-            gradient_KP.add_(stack.values_KP.detach() - start_P, alpha=proximal_mu)
+        if proximal_mu:  # the gradient of mu / 2 * |parameters - anchor|^2
+            gradient_KP.add_(stack.values_KP.detach() - anchor_P, alpha=proximal_mu)
         optimizer.step()
     return StackUpdate(stack.values_KP.detach(), torch.stack(losses).mean(0))
 
@@ -180,6 +183,7 @@ def train_client(
     seed: int,
     server_round: int,
     proximal_mu: float = 0.0,
+    anchor: Mapping[str, Tensor] | None = None,
 ) -> LocalUpdate:
     """Train on one group's questions, starting from the given parameters.
 
@@ -192,12 +196,16 @@ def train_client(
         seed: see `train_stack`.
         server_round: see `train_stack`.
         proximal_mu: see `train_stack`.
+        anchor: parameters that the proximal term draws to; None: the start.
 
     Raises:
         ValueError: the parameters are not this predictor's.
     """
     stack = Stack(predictor, size=1)
-    start_P = stack.layout.flatten(parameters).to(stack.values_KP.device)
+    start_P, anchor_P = (
+        stack.layout.flatten(each).to(stack.values_KP.device)
+        for each in (parameters, parameters if anchor is None else anchor)
+    )
     update = train_stack(
         stack,
         start_P,
@@ -207,6 +215,7 @@ def train_client(
         seed=seed,
         server_round=server_round,
         proximal_mu=proximal_mu,
+        anchor_P=anchor_P,
     )
     return LocalUpdate(
         parameters=stack.layout.views(update.values_KP[0].cpu().clone()),

@@ -1,48 +1,90 @@
-"""Aggregation rules by name: Flower's own on the population grid."""
+"""Aggregation rules by name, or a user's own by its path, on the population grid."""
 
 from collections.abc import Callable
 
-from flwr.serverapp.strategy import FedMedian, QFedAvg, Strategy
+from flwr.serverapp.strategy import (
+    FedMedian,
+    FedTrimmedAvg,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+    Strategy,
+)
 
-from server_app.strategies.averaging import FedAvg, FedProx
+from server_app.strategies.adaptive_alpha import AdaptiveAlpha
+from server_app.strategies.afl import AFL
+from server_app.strategies.averaging import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from server_app.strategies.ditto import Ditto
+from server_app.strategies.fedmgda import FedMGDA
+from server_app.strategies.group_robust import GroupRobust
+from server_app.strategies.loading import build, load_own
+from server_app.strategies.mr_mtl import MRMTL
+from server_app.strategies.term import TERM
 from task import records
-from task.config import RunConfig, StrategyConfig
+from task.config import RunConfig, Scalar, StrategyConfig
 from task.errors import ConfigError, suggest
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedavg": FedAvg,
-    "fedmedian": FedMedian,
     "fedprox": FedProx,
+    # The server's optimizer.
+    "fedavgm": FedAvgM,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    # Robust to clients that send anything.
+    "fedmedian": FedMedian,
+    "fedtrimmedavg": FedTrimmedAvg,
+    "krum": Krum,
+    "multikrum": MultiKrum,
+    # Fair to groups.
     "qfedavg": QFedAvg,
+    "afl": AFL,
+    "group-robust": GroupRobust,
+    "term": TERM,
+    "fedmgda+": FedMGDA,
+    "adaptive-alpha": AdaptiveAlpha,
+    # Personal: each group keeps parameters of its own.
+    "ditto": Ditto,
+    "mr-mtl": MRMTL,
 }
-
-# The population grid samples the cohort and evaluates every group, so a strategy takes all clients
-# it is shown, and leaves evaluation alone.
-_ALL_CLIENTS = {"fraction_train": 1.0, "fraction_evaluate": 0.0, "min_train_nodes": 1}
-
-
-def require_strategy(config: StrategyConfig) -> None:
-    """Raise a `ConfigError` unless there is a strategy of the name that the config gives."""
-    if config.name not in STRATEGIES:
-        raise ConfigError(
-            f"strategy.name = {config.name!r}: expected one of {', '.join(STRATEGIES)}."
-            f"{suggest(config.name, STRATEGIES)}"
-        )
 
 
 def make_strategy(config: RunConfig) -> Strategy:
-    """Return the strategy that the config names.
+    """Return the strategy that the config names, with the options that it gives.
+
+    What the app knows itself, such as the learning rate, is offered to every strategy that takes
+    it. The population grid samples the cohort and evaluates every group, so a strategy takes all
+    clients it is shown, and leaves evaluation alone.
 
     Raises:
-        ConfigError: there is no strategy of that name.
+        ConfigError: there is no such strategy, or it does not take these options.
     """
     chosen = config.strategy
-    require_strategy(chosen)
-    options: dict[str, float | str] = {}
-    if chosen.name == "fedprox":
-        options["proximal_mu"] = chosen.proximal_mu
-    if chosen.name == "qfedavg":
-        options["q"] = chosen.q
-        options["client_learning_rate"] = config.train.learning_rate
-        options["train_loss_key"] = records.LOSS
-    return STRATEGIES[chosen.name](**_ALL_CLIENTS, min_available_nodes=1, **options)
+    app_settings: dict[str, Scalar] = {
+        "fraction_train": 1.0,
+        "fraction_evaluate": 0.0,
+        "min_train_nodes": 1,
+        "min_evaluate_nodes": 0,
+        "min_available_nodes": 1,
+    }
+    defaults: dict[str, Scalar] = {
+        "client_learning_rate": config.train.learning_rate,
+        "train_loss_key": records.LOSS,
+    }
+    return build(_factory(chosen), chosen, app_settings, defaults)
+
+
+def require_strategy(config: RunConfig) -> None:
+    """Raise a `ConfigError` unless the strategy can be made."""
+    make_strategy(config)
+
+
+def _factory(config: StrategyConfig) -> Callable[..., Strategy]:
+    if ":" in config.name:
+        return load_own(config.name)
+    if config.name not in STRATEGIES:
+        raise ConfigError(
+            f"strategy.name = {config.name!r}: expected one of {', '.join(STRATEGIES)}, or your "
+            f"own as module:Class or path/to/file.py:Class.{suggest(config.name, STRATEGIES)}"
+        )
+    return STRATEGIES[config.name]

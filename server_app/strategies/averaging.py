@@ -1,6 +1,6 @@
 """Flower's strategies that read nothing of clients' parameters but their weighted mean."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
@@ -43,7 +43,86 @@ class FedAvg(_Averaging, flower.FedAvg):
 
 
 class FedProx(_Averaging, flower.FedProx):
-    """FedAvg of clients that stay near the global parameters (arXiv 1812.06127, algorithm 2)."""
+    """FedAvg of clients that stay near the global parameters (arXiv 1812.06127, algorithm 2).
+
+    Args:
+        proximal_mu: weight of the proximal term, above 0.
+        **flower_options: see Flower's FedProx.
+    """
+
+    def __init__(self, *, proximal_mu: float = 0.01, **flower_options: Any) -> None:
+        if not proximal_mu > 0:
+            raise ValueError(f"proximal_mu = {proximal_mu}: expected a number above 0.")
+        super().__init__(proximal_mu=proximal_mu, **flower_options)
+
+
+class FedAvgM(_Averaging, flower.FedAvgM):
+    """FedAvg with momentum on the server (arXiv 1909.06335, section 4.3).
+
+    Args:
+        server_learning_rate: step along the momentum; see Flower's FedAvgM.
+        server_momentum: share of the last step that is kept.
+        **flower_options: see Flower's FedAvgM.
+    """
+
+    def __init__(
+        self,
+        *,
+        server_learning_rate: float = 1.0,
+        server_momentum: float = 0.5,
+        **flower_options: Any,
+    ) -> None:
+        super().__init__(
+            server_learning_rate=server_learning_rate,
+            server_momentum=server_momentum,
+            **flower_options,
+        )
+
+
+class FedAdam(_Averaging, flower.FedAdam):
+    """Adam on the server, clients' mean update as its gradient (arXiv 2003.00295, algorithm 2).
+
+    Args:
+        eta: server's learning rate. Flower's 0.1 is ten times the step of a round here.
+        beta_1: decay of the mean update.
+        beta_2: decay of the squared update.
+        tau: added to its root.
+        **flower_options: see Flower's FedAdam.
+    """
+
+    def __init__(
+        self,
+        *,
+        eta: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.99,
+        tau: float = 1e-3,
+        **flower_options: Any,
+    ) -> None:
+        super().__init__(eta=eta, beta_1=beta_1, beta_2=beta_2, tau=tau, **flower_options)
+
+
+class FedYogi(_Averaging, flower.FedYogi):
+    """As FedAdam, with a squared update that grows more slowly (arXiv 2003.00295, algorithm 2).
+
+    Args:
+        eta: server's learning rate.
+        beta_1: decay of the mean update.
+        beta_2: decay of the squared update.
+        tau: added to its root.
+        **flower_options: see Flower's FedYogi.
+    """
+
+    def __init__(
+        self,
+        *,
+        eta: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.99,
+        tau: float = 1e-3,
+        **flower_options: Any,
+    ) -> None:
+        super().__init__(eta=eta, beta_1=beta_1, beta_2=beta_2, tau=tau, **flower_options)
 
 
 def reduction_of(strategy: flower.Strategy) -> Reduction | None:
@@ -57,6 +136,8 @@ def reduction_of(strategy: flower.Strategy) -> Reduction | None:
 
 
 def _averages_as_flower(strategy: flower.Strategy) -> bool:
+    of_flower = (flower.FedAvg, flower.FedAvgM, flower.FedAdam, flower.FedYogi)
     own = type(strategy).aggregate_train
     metrics = getattr(strategy, "train_metrics_aggr_fn", None)
-    return own is flower.FedAvg.aggregate_train and metrics is aggregate_metricrecords
+    averages = own in [each.aggregate_train for each in of_flower]
+    return averages and metrics is aggregate_metricrecords
