@@ -12,6 +12,7 @@ from comparison import plan
 from comparison.cells import CellResult, CellStore
 from comparison.claims import judge_claims
 from comparison.figures import ROLES, MethodFigures, interval
+from comparison.versus_first import versus_first
 from server_app.run_directory import read_json
 from task.config import parse_override
 from task.errors import RunDirectoryError
@@ -55,8 +56,8 @@ def load_results(directory: Path) -> dict[str, Any]:
     """Return the results of a comparison, from the cells that are there.
 
     Keys: `settings`, `environment`, `command`, `seeds`, `folds`, `missing_cells`, `num_groups`,
-    `methods`, `table`, `curves`, `groups`, `paired`, `paired_test`, `few_shot`, `few_shot_note`,
-    `reliability` and `claims`.
+    `methods`, `table`, `curves`, `groups`, `paired`, `paired_test`, `versus_first`, `few_shot`,
+    `few_shot_note`, `reliability` and `claims`.
 
     Raises:
         RunDirectoryError: the directory is no comparison, or a file is damaged.
@@ -93,6 +94,9 @@ def load_results(directory: Path) -> dict[str, Any]:
         "groups": {method: each.groups() for method, each in figures.items()},
         "paired": _paired(complete, intervals),
         "paired_test": PAIRED_TEST,
+        "versus_first": versus_first(
+            {method: complete[method] for method in figures}, intervals=intervals
+        ),
         "few_shot": {m: sizes for m, each in figures.items() if (sizes := each.few_shot())},
         "few_shot_note": (
             "Held-out groups that keep at least "
@@ -143,12 +147,19 @@ def describe_method(method: str, settings: Mapping[str, Any]) -> dict[str, str]:
     """
     name, *strategy = method.split()
     kind, reads = KINDS[name]
-    short = (word.split(".", 1)[-1] for word in strategy)  # `predictor.width=64`: `width=64`
-    label = LABELS.get(name) or f"Federated ({', '.join(short)})"
+    label = LABELS.get(name) or f"Federated ({', '.join(map(_short, strategy))})"
     own = {**settings, **dict(parse_override(word) for word in strategy[1:])}
     if name == plan.FEDERATED and own.get("predictor.population-weight"):
         reads = f"{reads} {_DISCLOSED}"
     return {"name": method, "label": label, "kind": kind, "reads": reads}
+
+
+def _short(word: str) -> str:
+    """Return `width=64` for `predictor.width=64`, and `file.py:Class` without its folders."""
+    key, separator, value = word.partition("=")
+    if separator:
+        return f"{key.rsplit('.', 1)[-1]}={value}"
+    return word.rsplit("/", 1)[-1]
 
 
 def _paired(

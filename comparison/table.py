@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from comparison.versus_first import METRICS as VERSUS_FIRST
+
 COLUMNS = {
     "alignment_score": "AS",
     "alignment_score_seen_questions": "seen questions",
@@ -37,7 +39,9 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         if any(each[role] for each in results["table"].values()):
             parts.append(f"### {title}\n\n{_table(results, role, COLUMNS)}")
     parts.append(f"### Cost\n\n{_table(results, 'cost', COSTS)}")
-    parts.append(f"### Against centralized training\n\n{_paired(results)}")
+    if results["paired"]:
+        parts.append(f"### Against centralized training\n\n{_paired(results)}")
+    parts += _versus_first(results)
     if results["few_shot"]:
         parts.append(f"### Number of context questions\n\n{_few_shot(results)}")
     if results["claims"]:
@@ -74,6 +78,22 @@ def _paired(results: Mapping[str, Any]) -> str:
     ]
     titles = ["method", "against", "groups", "difference in AS", "p", "number of groups"]
     return f"{markdown(titles, rows)}\n\n{results['paired_test']}"
+
+
+def _versus_first(results: Mapping[str, Any]) -> list[str]:
+    """Return one table for each role in which strategies are compared with the first."""
+    labels = dict(_methods(results))
+    compared = results["versus_first"]
+    parts = []
+    for role, methods in compared["roles"].items():
+        rows = [
+            [labels[method], *(_interval(entry[key], "+.4f") for key in VERSUS_FIRST)]
+            for method, entry in methods.items()
+        ]
+        title = f"### Against {labels[compared['versus']]}: {_ROLES[role]}"
+        table = markdown(["method", *(COLUMNS[key] for key in VERSUS_FIRST)], rows)
+        parts.append(f"{title}\n\n{table}\n\n{compared['note']}")
+    return parts
 
 
 def _few_shot(results: Mapping[str, Any]) -> str:

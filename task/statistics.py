@@ -38,6 +38,20 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     return _percentiles(values_S[drawn].mean(1))
 
 
+def student_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % t interval of a mean over seeds, which holds with few seeds too.
+
+    Raises:
+        ValueError: there are fewer than two values.
+    """
+    values_S = np.asarray(values, dtype=np.float64)
+    if len(values_S) < 2:
+        raise ValueError(f"{len(values_S)} value(s): an interval over seeds needs at least 2.")
+    half = t.ppf((1 + LEVEL) / 2, len(values_S) - 1) * values_S.std(ddof=1) / len(values_S) ** 0.5
+    mean = float(values_S.mean())
+    return mean - float(half), mean + float(half)
+
+
 def paired_interval(differences_SG: NDArray[np.float64]) -> tuple[float, float]:
     """Return the 95 % interval of the mean of paired differences, over seeds and groups.
 

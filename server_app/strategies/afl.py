@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from server_app.strategies.group_weighting import (
     GroupResult,
     GroupWeighting,
@@ -21,7 +23,8 @@ class AFL(GroupWeighting):
     stand for the paper's one.
 
     Args:
-        weight_learning_rate: step of the mixture per unit of loss (the paper's gamma_lambda).
+        weight_learning_rate: step of a group's share per unit of loss, in equal shares: the paper's
+            gamma_lambda times the number of groups, so that it does not depend on that.
         **flower_options: see Flower's FedAvg.
     """
 
@@ -32,7 +35,7 @@ class AFL(GroupWeighting):
             raise ValueError(f"weight_learning_rate = {weight_learning_rate}: expected >= 0.")
         super().__init__(**flower_options)
         self.weight_learning_rate = weight_learning_rate
-        self._mixture = Remembered(first=1.0)
+        self._shares = Remembered(first=1.0)
 
     def settings(self) -> dict[str, object]:
         """See `GroupWeighting.settings`."""
@@ -41,11 +44,12 @@ class AFL(GroupWeighting):
     def weigh(self, groups: Sequence[GroupResult]) -> Weights:
         """Return the mixture, and move it; see `GroupWeighting.weigh`.
 
-        Kept times the number of groups, so that a newcomer's share is that of an average group.
+        Shares are kept times the number of groups: a newcomer's is that of an average group.
         """
-        of_all_G = self._mixture.of(groups)
-        total = of_all_G.sum()
-        mixture_G = of_all_G / total if total else of_all_G * 0 + 1 / len(groups)
-        step_G = self.weight_learning_rate * reported(groups, records.LOSS_BEFORE)
-        self._mixture.keep(groups, project_to_simplex(mixture_G + step_G) * len(groups))
+        num_groups = len(groups)
+        shares_G = self._shares.of(groups)
+        total = shares_G.sum()
+        mixture_G: Weights = shares_G / total if total else np.full(num_groups, 1 / num_groups)
+        step_G = self.weight_learning_rate * reported(groups, records.LOSS_BEFORE) / num_groups
+        self._shares.keep(groups, project_to_simplex(mixture_G + step_G) * num_groups)
         return mixture_G
