@@ -2,25 +2,24 @@
 
 from collections.abc import Iterable
 from dataclasses import astuple
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from client_app.mods import compress_update, report_errors
+from client_app.module import predictor_for
 from client_app.state import state_folder
 from task import records
-from task.config import PredictorSettings, RunConfig
-from task.errors import ConfigError, PopulationError
+from task.config import RunConfig
+from task.errors import PopulationError
 from task.evaluation import evaluate_group
 from task.features import feature_sums, load_fingerprint, load_group, load_roles
 from task.paths import project_folder
 from task.personal import PersonalStore, train_personal
 from task.population import PopulationAnswers, PopulationPrior
-from task.predictor import PreferencePredictor
 from task.reports import make_reports
 from task.training import train_client
 
@@ -75,7 +74,7 @@ def train(message: Message, context: Context) -> Message:
     config = _config(context)
     briefing = message.content.config_records[records.BRIEFING]
     settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
-    predictor = _predictor(config, message)
+    predictor = predictor_for(config, message)
     parameters = message.content.array_records[records.ARRAYS].to_torch_state_dict()
     data = load_group(config, str(briefing[records.GROUP]))
     asked: list[str] = settings.get(records.REPORTS, [])  # type: ignore[assignment]
@@ -121,7 +120,7 @@ def evaluate(message: Message, context: Context) -> Message:
     config = _config(context)
     briefing = message.content.config_records[records.BRIEFING]
     seen = message.content.array_records[records.SEEN_QUESTIONS][records.QUESTION_KEYS].numpy()
-    predictor = _predictor(config, message)
+    predictor = predictor_for(config, message)
     parameters = message.content.array_records[records.ARRAYS].to_torch_state_dict()
     predictor.set_parameters(parameters)
     data = load_group(config, str(briefing[records.GROUP]))
@@ -163,25 +162,3 @@ def _groups_held(config: RunConfig, context: Context) -> Iterable[str]:
     groups = list(load_roles(config.data, config.evaluation, config.run.seed))
     first = int(context.node_config["partition-id"])
     return groups[first :: int(context.node_config["num-partitions"])]
-
-
-def _predictor(config: RunConfig, message: Message) -> PreferencePredictor:
-    """Return this process's module, given the server's feature statistics."""
-    statistics = message.content.array_records[records.FEATURE_STATISTICS]
-    mean, std = (statistics[key].numpy() for key in (records.FEATURE_MEAN, records.FEATURE_STD))
-    predictor = _module(config.predictor, len(mean), config.engine.device)
-    predictor.feature_mean.copy_(torch.from_numpy(mean))
-    predictor.feature_std.copy_(torch.from_numpy(std))
-    return predictor
-
-
-@lru_cache(maxsize=1)
-def _module(settings: PredictorSettings, feature_dimension: int, wish: str) -> PreferencePredictor:
-    """Build the module once per process; every message overwrites all it holds."""
-    if wish == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "engine.device = 'cuda': this client sees no CUDA device. Use 'auto', or give clients "
-            "a share of a GPU (client-resources-num-gpus)."
-        )
-    device = "cuda" if torch.cuda.is_available() and wish != "cpu" else "cpu"
-    return PreferencePredictor.of(settings, feature_dimension).to(device)
