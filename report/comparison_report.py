@@ -7,7 +7,13 @@ from typing import Any
 from report.blocks import Block, Claim, Claims, KeyFigure, Notice, Report, Section, Text
 from report.comparison_details import differences_figure, few_shot_figure, reliability_figure
 from report.comparison_figures import curves_figure, group_curves_figure, groups_figure
-from report.comparison_tables import cost_table, paired_table, reads_table, role_table
+from report.comparison_tables import (
+    cost_table,
+    paired_table,
+    reads_table,
+    role_table,
+    versus_first_tables,
+)
 from report.files import RunFiles, read_run
 from report.methods import Methods
 from report.numbers import counted, digits_for, interval, number, spelled
@@ -168,9 +174,10 @@ def _curves(results: Results, methods: Methods) -> list[Block | None]:
 
 
 def _differences(results: Results, methods: Methods) -> list[Block]:
-    if not results.get("paired"):
-        return []
-    return [differences_figure(results, methods), paired_table(results, methods)]
+    blocks: list[Block] = []
+    if results.get("paired"):
+        blocks += [differences_figure(results, methods), paired_table(results, methods)]
+    return [*blocks, *versus_first_tables(results, methods)]
 
 
 def _few_shot(results: Results, methods: Methods) -> list[Block]:

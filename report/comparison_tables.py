@@ -103,6 +103,28 @@ def paired_table(results: Mapping[str, Any], methods: Methods) -> Table:
     )
 
 
+def versus_first_tables(results: Mapping[str, Any], methods: Methods) -> list[Table]:
+    """Return how the strategies differ from the first one, for each role."""
+    compared = results.get("versus_first") or {}
+    headings = {metric.key: metric.heading for metric in ROLE_METRICS}
+    tables = []
+    for role, of_method in (compared.get("roles") or {}).items():
+        shown = list(next(iter(of_method.values())))
+        tables.append(
+            Table(
+                f"{ROLES[role]}: difference to {methods.label(compared['versus'])}, and 95 % "
+                "interval",
+                [Column("Method", numeric=False), *(Column(headings[key]) for key in shown)],
+                [
+                    [_name(methods, name), *(Cell(spelled(entry[key], 4)) for key in shown)]
+                    for name, entry in of_method.items()
+                ],
+                str(compared.get("note") or ""),
+            )
+        )
+    return tables
+
+
 def _table(
     caption: str,
     methods: Methods,

@@ -61,6 +61,7 @@ ROLE_METRICS = (
     Metric("alignment_score_seen_questions", "Seen questions"),
     Metric("alignment_score_new_questions", "New questions"),
     Metric("worst_group", "Worst group"),
+    Metric("worst_decile", "Worst decile"),
     Metric("cov", "CoV", 4, higher=False),
     Metric("fairness_index", "Fairness index", 4),
     Metric("top_option_accuracy", "Top option", 1, percent=True),

@@ -1,5 +1,6 @@
 """Aggregation rules by name, or a user's own by its path, on the population grid."""
 
+import logging
 from collections.abc import Callable
 
 from flwr.serverapp.strategy import (
@@ -76,7 +77,13 @@ def make_strategy(config: RunConfig) -> Strategy:
 
 def require_strategy(config: RunConfig) -> None:
     """Raise a `ConfigError` unless the strategy can be made."""
-    make_strategy(config)
+    flower = logging.getLogger("flwr")
+    level = flower.level
+    flower.setLevel(logging.ERROR)  # it warns that the strategy will not evaluate, which is meant
+    try:
+        make_strategy(config)
+    finally:
+        flower.setLevel(level)
 
 
 def _factory(config: StrategyConfig) -> Callable[..., Strategy]:

@@ -1,4 +1,7 @@
 from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ from task import records
 from task.config import RunConfig
 from task.evaluation import evaluate_group
 from task.features import feature_sums, load_features, load_group
+from task.personal import Personal, PersonalStore
 from task.predictor import PreferencePredictor
+from task.reports import make_reports
 from task.training import train_client
 from tests.server_app.in_process_grid import InProcessGrid, tiny_config
 
@@ -187,3 +192,103 @@ def test_clients_share_the_cached_features_with_the_server() -> None:
     config = tiny_config()
     features = load_features(config.data, config.encoder, config.run.seed)
     assert load_group(config, GROUP).features is features
+
+
+# -- Reports and personal parameters ---------------------------------------------------------------
+
+def asked(config: RunConfig, group: str = GROUP, **settings: Any) -> dict[str, Any]:
+    """A message's content with a strategy's settings, written `personal_mu=0.5`."""
+    dashed = {key.replace("_", "-"): value for key, value in settings.items()}
+    content = content_for(config, group, predictor_of(config))
+    return content | {records.CONFIG: ConfigRecord(dashed)}
+
+
+def to_evaluate(config: RunConfig, group: str = GROUP, **settings: Any) -> dict[str, Any]:
+    seen = Array(load_group(config, GROUP).question_keys)
+    keys = ArrayRecord({records.QUESTION_KEYS: seen})
+    return asked(config, group, **settings) | {records.SEEN_QUESTIONS: keys}
+
+
+def test_reports_are_of_the_parameters_that_were_sent_and_change_no_training() -> None:
+    config = tiny_config()
+    names = [records.LOSS_BEFORE, records.SCORE_BEFORE]
+    expected = make_reports(predictor_of(config), load_group(config, GROUP), config, names)
+    ask(config, "train", content_for(config, "Northern farmers", predictor_of(config)))
+    plain = ask(config, "train", asked(config))
+    reply = ask(config, "train", asked(config, reports=names))
+    metrics = dict(reply.metric_records[records.METRICS])
+    assert [metrics.pop(name) for name in names] == [list(astuple(expected[n])) for n in names]
+    assert metrics == dict(plain.metric_records[records.METRICS])
+    assert reply.array_records == plain.array_records
+
+
+def test_only_the_reports_that_are_asked_for_are_sent() -> None:
+    config = tiny_config()
+    for names in ([], [records.LOSS_BEFORE], [records.SCORE_BEFORE]):
+        reply = ask(config, "train", asked(config, reports=names))
+        extra = set(reply.metric_records[records.METRICS]) - {"num-examples", "loss"}
+        assert extra == set(names)
+
+
+def test_a_report_that_does_not_exist_is_an_error() -> None:
+    config = tiny_config()
+    with pytest.raises(AssertionError, match="report 'los': expected one of"):
+        ask(config, "train", asked(config, reports=["los"]))
+
+
+def test_a_group_keeps_its_own_parameters_and_says_nothing_of_them(tmp_path: Path) -> None:
+    config = tiny_config(run__directory=str(tmp_path))
+    plain = ask(config, "train", asked(config))
+    assert not (tmp_path / "clients").exists()
+    reply = ask(config, "train", asked(config, personal="ditto", personal_mu=0.5))
+    assert reply == plain
+    predictor = predictor_of(config)
+    start = {name: p.detach().clone() for name, p in predictor.named_parameters()}
+    own = train_client(
+        predictor, start, load_group(config, GROUP), config.train,
+        learning_rates=[0.01, 0.02, 0.005], seed=config.run.seed, server_round=3, proximal_mu=0.5,
+    ).parameters  # fmt: skip
+    (file,) = (tmp_path / "clients").iterdir()
+    kept = PersonalStore(tmp_path / "clients").load(GROUP)
+    assert file == PersonalStore(tmp_path / "clients").file(GROUP)
+    assert kept.server_round == 3
+    for name, value in own.items():
+        assert torch.equal(kept.parameters[name], value), name
+
+
+def test_another_way_to_be_personal_is_an_error(tmp_path: Path) -> None:
+    config = tiny_config(run__directory=str(tmp_path))
+    with pytest.raises(AssertionError, match="personal = 'apfl'"):
+        ask(config, "train", asked(config, personal="apfl", personal_mu=0.5))
+
+
+def test_own_parameters_are_scored_when_that_is_asked_and_there_are_some(tmp_path: Path) -> None:
+    config = tiny_config(run__directory=str(tmp_path), evaluation__num_draws=2)
+    plain = ask(config, "evaluate", to_evaluate(config))
+    assert ask(config, "evaluate", to_evaluate(config, personal="ditto")) == plain
+    torch.manual_seed(8)
+    other = PreferencePredictor.of(config.predictor, config.encoder.dimension)
+    own = {name: p.detach().clone() for name, p in other.named_parameters()}
+    PersonalStore(tmp_path / "clients").save(GROUP, Personal(own, None, 1))
+    assert ask(config, "evaluate", to_evaluate(config)) == plain
+    reply = ask(config, "evaluate", to_evaluate(config, personal="ditto"))
+    metrics = dict(reply.metric_records[records.METRICS])
+    scored = predictor_of(config)  # with the message's feature statistics
+    scored.set_parameters(own)
+    data = load_group(config, GROUP)
+    expected = evaluate_group(
+        scored, data, config.evaluation, config.run.seed, data.question_keys
+    ).all
+    assert metrics.pop(records.PERSONAL_SCORE) == [expected.total, expected.weight]
+    assert metrics == dict(plain.metric_records[records.METRICS])
+    assert metrics[records.SCORES_ALL] != [expected.total, expected.weight]
+
+
+def test_a_damaged_file_of_own_parameters_is_named_in_the_reply(tmp_path: Path) -> None:
+    config = tiny_config(run__directory=str(tmp_path))
+    content = asked(config, personal="mr-mtl", personal_mu=0.5)
+    ask(config, "train", content)
+    file = PersonalStore(tmp_path / "clients").file(GROUP)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(AssertionError, match=r"clients/northern-nurses-.*remove it"):
+        ask(config, "train", content)

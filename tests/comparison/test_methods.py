@@ -179,7 +179,7 @@ def test_a_federated_cells_predictor_is_bit_for_bit_that_of_a_run(
 def test_a_strategy_of_its_own_changes_the_predictor(
     computed: dict[str, Any], tmp_path: Path
 ) -> None:
-    cell = only_cell("federated fedprox strategy.proximal-mu=5 train.num-rounds=1")
+    cell = only_cell("federated fedprox strategy.options.proximal-mu=5 train.num-rounds=1")
     result = compute_cell(cell, tmp_path)
     assert [point.round for point in result.points] == [0, 1]
     assert saved(tmp_path / "run") != saved(computed[FEDERATED][1] / "run")

@@ -9,7 +9,7 @@ import pytest
 from comparison import plan as plan_module
 from comparison.plan import OTHER_METHODS, Plan, federated
 from server_app.strategies import STRATEGIES
-from task.config import RunConfig
+from task.config import RunConfig, StrategyConfig
 from task.errors import ConfigError, SurveyError, UserError
 from tests.comparison.examples import comparison_config, make_plan, only_cell
 
@@ -75,7 +75,7 @@ def test_a_key_changes_with_every_setting_that_matters() -> None:
         {"encoder__text_format": "alpaca"},
         {"train__objective": "gaussian"},
         {"train__schedule": "constant"},
-        {"strategy__name": "fedmedian"},
+        {"strategy__options": "proximal-mu=0.5"},
         {"compression__name": "int8"},
         {"engine__precision": "tf32"},
     ],
@@ -186,13 +186,13 @@ def test_without_folds_all_seeds_have_the_groups_of_the_first() -> None:
 
 
 def test_a_federated_method_changes_its_strategy_and_training_alone() -> None:
-    methods = federated([" fedprox  strategy.proximal-mu=0.5 train.local-steps=3 ", "fedavg"])
+    methods = federated([" fedprox  strategy.options.proximal-mu=0.5 train.local-steps=3 ", "fedavg"])
     assert methods == (
-        "federated fedprox strategy.proximal-mu=0.5 train.local-steps=3",
+        "federated fedprox strategy.options.proximal-mu=0.5 train.local-steps=3",
         "federated fedavg",
     )
     prox, average, uniform = make_plan(methods=(*methods, "uniform")).cells()
-    assert (prox.config.strategy.name, prox.config.strategy.proximal_mu) == ("fedprox", 0.5)
+    assert prox.config.strategy == StrategyConfig(name="fedprox", options="proximal-mu=0.5")
     assert (prox.config.train.local_steps, average.config.train.local_steps) == (3, 2)
     assert average.config == uniform.config
     assert (
@@ -217,7 +217,9 @@ def test_planning_computes_nothing_but_features(tmp_path: Path) -> None:
         ({"methods": ()}, "Nothing to compare"),
         ({"methods": ("federated",)}, "expected 'federated <strategy> [key=value ...]'"),
         ({"methods": ("federated fedavgg",)}, "Did you mean 'fedavg'?"),
-        ({"methods": ("federated fedprox",)}, "strategy.proximal-mu"),
+        ({"methods": ("federated fedprox strategy.options.mu=1",)}, "strategy.options.mu = 1"),
+        ({"methods": ("federated fedprox strategy.options.proximal-mu=0",)}, "proximal_mu = 0"),
+        ({"methods": ("federated gone.py:Mine",)}, "gone.py"),
         ({"methods": ("federated fedavg evaluation.num-draws=9",)}, "evaluation.num-draws"),
         ({"methods": ("federated fedavg run.seed=9",)}, "changes 'run.seed'"),
         ({"methods": ("federated fedavg data.min-questions=9",)}, "changes 'data.min-questions'"),
@@ -242,8 +244,7 @@ def test_what_cannot_work_is_refused_before_anything_is_computed(
 
 
 def test_every_strategy_can_be_compared() -> None:
-    overrides = {"fedprox": "fedprox strategy.proximal-mu=0.1"}
-    methods = federated([overrides.get(name, name) for name in STRATEGIES])
+    methods = federated(list(STRATEGIES))
     names = [cell.config.strategy.name for cell in make_plan(methods=methods).cells()]
     assert names == list(STRATEGIES)
 

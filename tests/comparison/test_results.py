@@ -166,7 +166,7 @@ def test_methods_are_described_by_name_label_kind_and_what_they_read() -> None:
         assert described["name"] == method
         assert (described["kind"], described["reads"]) == KINDS[method]
         assert described["label"][0].isupper()
-    prox = describe_method("federated fedprox strategy.proximal-mu=0.1", {})
+    prox = describe_method("federated fedprox strategy.options.proximal-mu=0.1", {})
     assert prox["label"] == "Federated (fedprox, proximal-mu=0.1)"
     assert prox["kind"] == "federated"
     assert set(KINDS) == {FEDERATED, *OTHER_METHODS}
@@ -188,7 +188,7 @@ def test_whether_answers_are_sent_is_said(method: str, weight: float, disclosed:
 
 
 def test_claims_are_not_judged_by_a_method_that_trains_otherwise() -> None:
-    assert differs_in_strategy_alone("federated fedprox strategy.proximal-mu=0.1")
+    assert differs_in_strategy_alone("federated fedprox strategy.options.proximal-mu=0.1")
     assert not differs_in_strategy_alone("federated fedavg predictor.population-weight=2")
     assert not differs_in_strategy_alone("federated fedavg train.local-steps=12")
     assert not differs_in_strategy_alone("centralized-steps")

@@ -63,12 +63,22 @@ def no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("clipping_norm", [0.0, 0.02])
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_parameters_equal_those_of_the_real_client_app_bit_for_bit(
-    name: str, clipping_norm: float
+    tmp_path: Path, name: str, clipping_norm: float
 ) -> None:
-    changes = {"strategy__proximal_mu": 5.0} if name == "fedprox" else {}
-    config = cohort_config(strategy__name=name, strategy__clipping_norm=clipping_norm, **changes)
+    options = "proximal-mu=5.0" if name in ("fedprox", "ditto", "mr-mtl") else ""
+
+    def config_in(folder: str) -> RunConfig:
+        """Personal rules keep state in the run's directory, so each run has its own."""
+        return cohort_config(
+            run__directory=str(tmp_path / folder),
+            strategy__name=name,
+            strategy__options=options,
+            strategy__clipping_norm=clipping_norm,
+        )
+
+    config = config_in("called")
     called, _ = train_federated(InProcessGrid(config), config, num_rounds=3)
-    computed, _ = train_with_cohort(config, num_rounds=3)
+    computed, _ = train_with_cohort(config_in("computed"), num_rounds=3)
     assert identical(called, computed)
 
 

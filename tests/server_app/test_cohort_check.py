@@ -78,8 +78,7 @@ def test_noise_added_by_the_client_app_is_noticed(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("stack_size", [0, 3])
 def test_the_unchanged_client_app_passes(name: str, stack_size: int) -> None:
-    changes = {"strategy__proximal_mu": 5.0} if name == "fedprox" else {}
-    config = cohort_config(strategy__name=name, engine__stack_size=stack_size, **changes)
+    config = cohort_config(strategy__name=name, engine__stack_size=stack_size)
     _, population = train_with_cohort(config)
     assert population.last_train.failures == {}
 

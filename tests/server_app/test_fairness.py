@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from server_app.fairness import group_table, number, summarise
+from server_app.fairness import group_table, indices, number, summarise
 from task.metrics import NUM_BINS, Calibration, GroupScores, Mean
 
 ROLES = {"A": "train", "B": "held-out", "C": "held-out"}
@@ -36,6 +36,7 @@ def test_a_role_is_summed_up_over_its_own_groups() -> None:
         "alignment_score_new_questions": pytest.approx(0.7),
         "worst_group": pytest.approx(0.4),
         "worst_group_name": "C",
+        "worst_decile": pytest.approx(0.4),  # of two groups: the worst
         "gap": pytest.approx(0.4),
         "cov": pytest.approx(1 / 3),
         "fairness_index": pytest.approx(0.9),
@@ -43,6 +44,12 @@ def test_a_role_is_summed_up_over_its_own_groups() -> None:
         # pooled: 30 options, 2.0 predicted, 1.7 true; B's excess and C's lack partly cancel
         "calibration_error": pytest.approx(0.3 / 30),
     }
+
+
+def test_groups_without_a_score_have_no_part_in_the_indices() -> None:
+    found = indices({"A": 0.75, "B": math.nan, "C": 0.25})
+    assert (found["alignment_score"], found["worst_group_name"]) == (0.5, "C")
+    assert indices({"B": math.nan}) == indices({}) == {}
 
 
 def test_a_split_without_questions_is_none() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from server_app.monitor import RoundMonitor
 from server_app.run_directory import RunDirectory, load_predictor
@@ -36,7 +37,13 @@ FAULTY = "Northern nurses"
 class Run:
     """A monitor on a population, without a strategy: the test hands over the parameters."""
 
-    def __init__(self, folder: Path, config: RunConfig, fault: Fault | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        fault: Fault | None = None,
+        strategy: Strategy | None = None,
+    ) -> None:
         self.grid = InProcessGrid(config, fault=fault)
         self.population, self.predictor = make_population(self.grid, config)
         self.directory = RunDirectory.create(folder, config)
@@ -50,6 +57,7 @@ class Run:
             score_baselines(config),
             self.directory,
             [self.sink],
+            strategy or FedAvg(),
         )
 
     def observe(self, server_round: int, value: float | None = None) -> Any:

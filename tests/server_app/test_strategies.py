@@ -1,9 +1,13 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, QFedAvg
 
 from server_app.strategies import STRATEGIES, make_strategy
 from task import records
+from task.config import RunConfig
 from task.errors import ConfigError
 from tests.server_app.in_process_grid import InProcessGrid, only, tiny_config, with_content
 from tests.server_app.training import (
@@ -18,9 +22,9 @@ from tests.server_app.training import (
 MU = 40.0  # large, for two local steps to show
 
 
-def config_of(name: str, **changes: float):
+def config_of(name: str, **changes: Any) -> RunConfig:
     if name == "fedprox":
-        changes["strategy__proximal_mu"] = MU
+        changes["strategy__options"] = f"proximal-mu={MU}"
     return tiny_config(strategy__name=name, **changes)
 
 
@@ -30,7 +34,7 @@ def test_names_stand_for_flowers_own_classes() -> None:
     prox = make_strategy(config_of("fedprox"))
     assert isinstance(prox, FedProx)
     assert prox.proximal_mu == MU
-    fair = make_strategy(config_of("qfedavg", strategy__q=0.3, train__learning_rate=0.01))
+    fair = make_strategy(config_of("qfedavg", strategy__options="q=0.3", train__learning_rate=0.01))
     assert type(fair) is QFedAvg
     assert (fair.q, fair.client_learning_rate) == (0.3, 0.01)
 
@@ -41,16 +45,18 @@ def test_an_unknown_strategy_gets_a_suggestion() -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_other_node_ids_and_reply_orders_give_the_same_bits(name: str) -> None:
-    config = config_of(name)
-    first, _ = train_federated(InProcessGrid(config), config, num_rounds=2)
-    second, _ = train_federated(InProcessGrid(config), config, num_rounds=2)
-    assert identical(first, second)
+def test_other_node_ids_and_reply_orders_give_the_same_bits(tmp_path: Path, name: str) -> None:
+    trained = []
+    for folder in ("first", "second"):  # clients of personal rules keep their state there
+        config = config_of(name, run__directory=str(tmp_path / folder))
+        trained.append(train_federated(InProcessGrid(config), config, num_rounds=2)[0])
+    assert identical(*trained)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_another_seed_gives_other_parameters(name: str) -> None:
-    config, other = config_of(name), config_of(name, run__seed=1)
+def test_another_seed_gives_other_parameters(tmp_path: Path, name: str) -> None:
+    config = config_of(name, run__directory=str(tmp_path / "first"))
+    other = config_of(name, run__directory=str(tmp_path / "other"), run__seed=1)
     first, _ = train_federated(InProcessGrid(config), config)
     second, _ = train_federated(InProcessGrid(other), other)
     assert not identical(first, second)

@@ -1,8 +1,10 @@
 """Federated training for tests, and the slow oracle it is compared with."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -14,8 +16,9 @@ from server_app.strategies.averaging import reduction_of
 from task.config import RunConfig
 from task.features import load_group, load_roles
 from task.predictor import PreferencePredictor
+from task.reports import make_reports
 from task.training import LocalUpdate, train_client
-from tests.server_app.in_process_grid import InProcessGrid, make_population
+from tests.server_app.in_process_grid import InProcessGrid, group_and_round, make_population
 
 Parameters = dict[str, NDArray[np.float32]]
 
@@ -43,27 +46,64 @@ def train_federated(
 
 
 def local_updates(
-    config: RunConfig, groups: Sequence[str], proximal_mu: float = 0.0
+    config: RunConfig,
+    groups: Sequence[str],
+    proximal_mu: float = 0.0,
+    *,
+    start: Parameters | None = None,
+    server_round: int = 1,
+    **options: Any,
 ) -> list[LocalUpdate]:
-    """What the clients of these groups return in round 1, without Flower."""
-    _, predictor = make_population(InProcessGrid(config), config)
-    start = {name: p.detach().clone() for name, p in predictor.named_parameters()}
-    module = PreferencePredictor.of(config.predictor, len(predictor.feature_mean))
-    module.feature_mean.copy_(predictor.feature_mean)
-    module.feature_std.copy_(predictor.feature_std)
+    """What the clients of these groups return in a round, without Flower."""
+    module = predictor_with(config, start)
+    parameters = {name: p.detach().clone() for name, p in module.named_parameters()}
     return [
         train_client(
             module,
-            start,
+            parameters,
             load_group(config, group),
             config.train,
-            learning_rates=config.train.learning_rates(1),
+            learning_rates=config.train.learning_rates(server_round),
             seed=config.run.seed,
-            server_round=1,
+            server_round=server_round,
             proximal_mu=proximal_mu,
+            **options,
         )
         for group in groups
     ]
+
+
+def predictor_with(config: RunConfig, parameters: Parameters | None = None) -> PreferencePredictor:
+    """The run's predictor with these parameters; None: those that it starts with."""
+    _, predictor = make_population(InProcessGrid(config), config)
+    if parameters is not None:
+        predictor.set_parameters({n: torch.from_numpy(v.copy()) for n, v in parameters.items()})
+    return predictor
+
+
+def start_of(config: RunConfig) -> Parameters:
+    """The parameters that a run starts with."""
+    return {n: p.detach().numpy().copy() for n, p in predictor_with(config).named_parameters()}
+
+
+def reports_of(
+    config: RunConfig, groups: Sequence[str], name: str, start: Parameters | None = None
+) -> list[float]:
+    """What the clients of these groups report of parameters, without Flower."""
+    predictor = predictor_with(config, start)
+    return [
+        make_reports(predictor, load_group(config, group), config, [name])[name].value
+        for group in groups
+    ]
+
+
+def cohorts(grid: InProcessGrid) -> list[list[str]]:
+    """Which groups were asked to train in each round, by name."""
+    asked: dict[int, list[str]] = {}
+    for message in grid.messages("train"):
+        group, server_round = group_and_round(message)
+        asked.setdefault(server_round, []).append(group)
+    return [sorted(asked[server_round]) for server_round in sorted(asked)]
 
 
 def weighted_average(updates: Sequence[LocalUpdate], weights: Sequence[float]) -> Parameters:

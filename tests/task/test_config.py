@@ -148,9 +148,6 @@ IMPOSSIBLE = [
     {"evaluation.num-context": 0},
     {"evaluation.num-draws": 0},
     {"strategy.name": ""},
-    {"strategy.proximal-mu": -1.0},
-    {"strategy.proximal-mu": 0.0, "strategy.name": "fedprox"},
-    {"strategy.q": -0.1},
     {"strategy.clipping-norm": -1.0},
     {"compression.name": "int4"},
     {"compression.name": ""},
@@ -174,7 +171,6 @@ def test_an_impossible_value_is_an_error_that_names_key_and_value(flat):
 
 
 EXPECTED = {
-    "strategy.q": "a number >= 0",
     "strategy.clipping-norm": "a number >= 0",
     "compression.name": "one of none, bfloat16, int8, top-k",
     "compression.top-k-fraction": "a number above 0 and at most 1",
@@ -198,8 +194,8 @@ def test_an_impossible_value_of_the_engine_is_an_error_that_says_what_is_expecte
 @pytest.mark.parametrize(
     "flat",
     [
-        {"strategy.q": 0.0, "strategy.clipping-norm": 0.0, "engine.stack-size": 0},
-        {"strategy.q": 5.0, "strategy.clipping-norm": 0.5, "engine.stack-size": 1},
+        {"strategy.options": "", "strategy.clipping-norm": 0.0, "engine.stack-size": 0},
+        {"strategy.options": "q=5.0", "strategy.clipping-norm": 0.5, "engine.stack-size": 1},
         {"compression.name": "top-k", "compression.top-k-fraction": 1.0},
         {"engine.name": "cohort", "engine.device": "cuda", "engine.precision": "tf32"},
         {"engine.num-workers": 8, "engine.num-threads": 2},
