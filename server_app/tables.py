@@ -81,12 +81,17 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     widths = [len(title) for title in titles]
     print()
     _print_cells(titles, widths)
-    for role in ("held_out", "train"):
-        for name, entry in summary[role].items():
-            if entry:
-                label = f"{role.replace('_', '-')} {name.replace('_', ' ')}"
-                keys = (*_SCORE_KEYS, "worst_group", "cov", "fairness_index")
-                _print_cells([label.ljust(widths[0]), *(_number(entry[k]) for k in keys)], widths)
+    entries = {
+        f"{role.replace('_', '-')} {name.replace('_', ' ')}": entry
+        for role in ("held_out", "train")
+        for name, entry in summary[role].items()
+    }
+    entries["train, own parameters"] = summary.get("personal")
+    keys = (*_SCORE_KEYS, "worst_group", "cov", "fairness_index")
+    for label, entry in entries.items():
+        if entry:
+            cells = [_number(entry.get(key)) for key in keys]
+            _print_cells([label.ljust(widths[0]), *cells], widths)
     reported = summary["held_out"] if summary["held_out"]["model"] else summary["train"]
     for name in ("uniform", "population_mean"):
         baseline = reported.get(name)

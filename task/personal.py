@@ -86,7 +86,7 @@ class PersonalStore:
             for state, parameters in ((_NOW, personal.parameters), (_BEFORE, personal.before))
             for name, tensor in (parameters or {}).items()
         }
-        save_file(tensors, partial_file, {"round": str(personal.server_round), "group": group})
+        save_file(tensors, partial_file, {"round": str(personal.server_round)})
         partial_file.replace(file)
 
     def file(self, group: str) -> Path:

@@ -10,6 +10,9 @@ from scipy.special import softmax
 
 Weights = NDArray[np.float64]
 
+_NO_FURTHER = 8
+"""SLSQP's status where rounding keeps it from a further step: it is as close as it gets."""
+
 
 def project_to_simplex(values_G: Weights) -> Weights:
     """Return the closest point with entries >= 0 that sum to 1 (Duchi et al. 2008, figure 1)."""
@@ -54,7 +57,7 @@ def min_norm_weights(vectors_GP: Weights, prior_G: Weights, epsilon: float) -> W
         method="SLSQP",
         options={"ftol": 1e-12, "maxiter": 1000},
     )
-    if not solved.success:
+    if not solved.success and solved.status != _NO_FURTHER:
         raise ArithmeticError(f"No weights of least norm were found: {solved.message}")
     weights_G: Weights = np.clip(solved.x, 0, None)
     weights_G /= weights_G.sum()

@@ -196,6 +196,7 @@ def test_clients_share_the_cached_features_with_the_server() -> None:
 
 # -- Reports and personal parameters ---------------------------------------------------------------
 
+
 def asked(config: RunConfig, group: str = GROUP, **settings: Any) -> dict[str, Any]:
     """A message's content with a strategy's settings, written `personal_mu=0.5`."""
     dashed = {key.replace("_", "-"): value for key, value in settings.items()}

@@ -16,9 +16,10 @@ from server_app.cohort import simulate
 from server_app.run_directory import load_predictor
 from task.baselines import score_baselines
 from task.config import RunConfig
-from task.evaluation import evaluation_splits, predict_with, score_splits
-from task.features import GroupData
+from task.evaluation import evaluate_group, evaluation_splits, predict_with, score_splits
+from task.features import GroupData, load_group
 from task.metrics import GroupScores
+from task.personal import PersonalStore
 from task.predictor import PreferencePredictor
 from tests.comparison.examples import comparison_config, only_cell
 from tests.server_app.cohort_runs import HELD_OUT, TRAIN_GROUPS
@@ -183,6 +184,35 @@ def test_a_strategy_of_its_own_changes_the_predictor(
     result = compute_cell(cell, tmp_path)
     assert [point.round for point in result.points] == [0, 1]
     assert saved(tmp_path / "run") != saved(computed[FEDERATED][1] / "run")
+
+
+@pytest.mark.parametrize("name", ["ditto", "mr-mtl"])
+def test_training_groups_with_parameters_of_their_own_are_scored_by_those(
+    name: str, tmp_path: Path
+) -> None:
+    cell = only_cell(f"federated {name} train.num-rounds=1 strategy.options.proximal-mu=0")
+    result = compute_cell(cell, tmp_path)
+    train = [group for group, role in result.roles.items() if role == "train"]
+    store = PersonalStore(tmp_path / "run" / "clients")
+    predictor = load_predictor(tmp_path / "run", "final")
+    shared = dict(predictor.named_parameters())
+    shared = {parameter: value.detach().clone() for parameter, value in shared.items()}
+    for group in result.roles:
+        data = load_group(cell.config, group)
+        own = store.load(group)
+        assert (own is not None) == (group in train)
+        scored = []
+        for parameters in (own.parameters if own else shared, shared):
+            predictor.set_parameters(parameters)
+            scored.append(
+                evaluate_group(predictor, data, cell.config.evaluation, 0, data.question_keys)
+            )
+        assert result.scores[group].all == scored[0].all
+        assert (scored[0].all != scored[1].all) == (group in train)
+    start, end = result.points
+    assert set(start.groups) == set(end.groups) == set(result.roles)
+    for group in result.roles:
+        assert end.groups[group] == pytest.approx(result.scores[group].all.value)
 
 
 # -- centralized -----------------------------------------------------------------------------------

@@ -115,6 +115,20 @@ def test_a_key_changes_with_the_content_of_the_survey_and_not_with_its_place(
     assert key_of(table_config(write_survey(tmp_path / "three.csv", share=0.26))) != first
 
 
+def test_a_key_changes_with_the_content_of_a_strategys_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+
+    def key() -> str:
+        plan_module._file_digest.cache_clear()
+        return only_cell(f"federated {file}:Mine").key
+
+    file.write_text("from flwr.serverapp.strategy import FedAvg as Mine\n")
+    first = key()
+    assert key() == first
+    file.write_text("from flwr.serverapp.strategy import FedMedian as Mine\n")
+    assert key() != first
+
+
 def test_a_key_changes_with_few_shot_sizes_method_seed_and_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -186,7 +200,9 @@ def test_without_folds_all_seeds_have_the_groups_of_the_first() -> None:
 
 
 def test_a_federated_method_changes_its_strategy_and_training_alone() -> None:
-    methods = federated([" fedprox  strategy.options.proximal-mu=0.5 train.local-steps=3 ", "fedavg"])
+    methods = federated(
+        [" fedprox  strategy.options.proximal-mu=0.5 train.local-steps=3 ", "fedavg"]
+    )
     assert methods == (
         "federated fedprox strategy.options.proximal-mu=0.5 train.local-steps=3",
         "federated fedavg",
@@ -199,6 +215,17 @@ def test_a_federated_method_changes_its_strategy_and_training_alone() -> None:
         replace(prox.config, strategy=average.config.strategy, train=average.config.train)
         == average.config
     )
+
+
+def test_options_of_the_runs_strategy_are_for_that_strategy_alone() -> None:
+    config = comparison_config(
+        strategy__name="term", strategy__options="tilt=3", strategy__clipping_norm=0.5
+    )
+    methods = federated(["term", "term strategy.options.tilt=4", "afl", "fedavg"])
+    cells = make_plan(config=config, methods=methods).cells()
+    assert [cell.config.strategy.options for cell in cells] == ["tilt=3", "tilt=4", "", ""]
+    assert {cell.config.strategy.clipping_norm for cell in cells} == {0.5}
+    assert len({cell.key for cell in cells}) == 4
 
 
 def test_planning_computes_nothing_but_features(tmp_path: Path) -> None:

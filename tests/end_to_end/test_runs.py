@@ -180,6 +180,47 @@ def test_the_cohort_engine_gives_the_same_predictor_bit_for_bit(finished, tmp_pa
     assert saved_bytes(directory.path) == saved_bytes(finished[0])
 
 
+OWN_STRATEGY = """
+from server_app.strategies.adaptive_alpha import AdaptiveAlpha
+
+class Own(AdaptiveAlpha):
+    def __init__(self, *, heat, **options):
+        super().__init__(temperature=heat, **options)
+"""
+
+
+def cohort_run(folder: Path, **settings: str) -> Path:
+    flat = SETTINGS | {"engine.stack-size": 1, "run.directory": str(folder)} | settings
+    return simulate(RunConfig.from_flat(flat)).path
+
+
+def test_an_own_strategy_from_a_file_elsewhere_gives_the_same_bits_under_both_engines(
+    tmp_path: Path, flower_home: Path
+) -> None:
+    file = tmp_path / "my_strategies.py"
+    file.write_text(OWN_STRATEGY)
+    chosen = {"strategy.name": f"{file}:Own", "strategy.options": "heat=0.01"}
+    quoted = {key: f"'{value}'" for key, value in chosen.items()}
+    directory = bare_flwr_run(tmp_path, flower_home, **quoted)
+    assert saved_bytes(directory) == saved_bytes(cohort_run(tmp_path / "cohort", **chosen))
+    last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
+    assert max(last["group_weights"].values()) > 0.5  # so hot a rule does not average
+
+
+def test_personal_parameters_are_the_same_bits_under_both_engines(tmp_path: Path) -> None:
+    chosen = {"strategy.name": "ditto"}
+    status, lines, _ = pluralllm_run(tmp_path, "strategy.name=ditto", "run.directory=mine")
+    assert status == 0, "\n".join(lines)
+    cohort = cohort_run(tmp_path / "cohort", **chosen)
+    assert saved_bytes(tmp_path / "mine") == saved_bytes(cohort)
+    ours, theirs = (
+        {file.name: file.read_bytes() for file in (folder / "clients").iterdir()}
+        for folder in (tmp_path / "mine", cohort)
+    )
+    assert len(ours) == 3
+    assert ours == theirs
+
+
 def test_a_federated_cell_of_a_comparison_gives_the_same_predictor_bit_for_bit(
     finished, tmp_path: Path
 ) -> None:

@@ -194,7 +194,9 @@ def test_another_seed_gives_another_run(project: Path) -> None:
 
 
 def test_a_run_repeated_from_its_saved_config_is_the_same(project: Path) -> None:
-    run_app(tiny_config(strategy__name="fedprox", strategy__options="proximal-mu=0.5"), project / "a")
+    run_app(
+        tiny_config(strategy__name="fedprox", strategy__options="proximal-mu=0.5"), project / "a"
+    )
     saved = RunConfig.from_flat(read_toml(project / "a" / "config.toml"))
     run_app(saved, project / "b")
     assert identical(parameters(project / "a"), parameters(project / "b"))

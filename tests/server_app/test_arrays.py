@@ -1,15 +1,16 @@
 import pickle
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server_app.arrays import LocalArray, layout_of, num_bytes, to_arrays, to_vector
+from server_app.arrays import LocalArray, in_float32, layout_of, num_bytes, to_arrays, to_vector
 
 shapes = st.lists(st.integers(0, 9), max_size=4).map(tuple)
 
@@ -106,3 +107,53 @@ def test_the_bytes_of_a_record_are_those_of_its_arrays() -> None:
     record = ArrayRecord({"theirs": Array(values), "ours": LocalArray(values)})
     assert num_bytes(record) == sum(len(array.data) for array in record.values())
     assert num_bytes(ArrayRecord()) == 0
+
+
+# -- in_float32 ------------------------------------------------------------------------------------
+
+
+def message_of(**arrays: np.ndarray) -> Message:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    record = ArrayRecord({name: Array(values) for name, values in arrays.items()})
+    content = RecordDict({"arrays": record, "config": ConfigRecord({"mu": 0.5})})
+    return Message(content, dst_node_id=5, message_type="train")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_arrays_of_other_precision_become_float32_and_nothing_else_changes(dtype: type) -> None:
+    values = np.array([[0.1, 1e-3], [2.0, -3.0]], dtype=dtype)
+    same = values_of((3,))
+    message = message_of(w=values, b=same)
+    (converted,) = in_float32([message])
+    arrays = converted.content.array_records["arrays"]
+    assert list(arrays) == ["w", "b"]
+    assert {array.dtype for array in arrays.values()} == {"float32"}
+    np.testing.assert_array_equal(arrays["w"].numpy(), values.astype(np.float32))
+    assert arrays["b"].numpy().tobytes() == same.tobytes()
+    assert converted.metadata == message.metadata
+    assert converted.content.config_records == message.content.config_records
+    assert message.content.array_records["arrays"]["w"].dtype == np.dtype(dtype).name  # as it was
+
+
+def test_messages_in_float32_are_handed_on_as_they_are() -> None:
+    messages = [message_of(w=values_of((2, 2))), message_of(w=values_of((3,)))]
+    assert all(m is n for m, n in zip(messages, in_float32(messages), strict=True))
+
+
+def test_a_record_that_several_messages_carry_is_converted_once() -> None:
+    shared = message_of(w=np.ones(3)).content
+    messages = [Message(shared, dst_node_id=n, message_type="train") for n in (1, 2)]
+    first, second = (m.content.array_records["arrays"] for m in in_float32(messages))
+    assert first is second
+
+
+def test_messages_that_are_made_one_after_another_keep_arrays_of_their_own() -> None:
+    """Nobody else holds a record that was converted: the next one may have its address."""
+
+    def lazily() -> Iterator[Message]:
+        for number in range(300):
+            yield message_of(w=np.full(4, number, dtype=np.float64))
+
+    converted = in_float32(lazily())
+    found = [m.content.array_records["arrays"]["w"].numpy().tolist() for m in converted]
+    assert found == [[number] * 4 for number in range(300)]

@@ -116,6 +116,28 @@ class Personal(FedAvg):
             yield Message(content, client, "train")
 
 
+@pytest.mark.parametrize("stack_size", [1, 5])
+def test_reports_are_those_of_the_client_app(tmp_path: Path, stack_size: int) -> None:
+    """To the bit whatever the stacks: reports are made for one client after another."""
+    config = ragged_config(tmp_path, engine__stack_size=stack_size)
+    names = [records.LOSS_BEFORE, records.SCORE_BEFORE]
+
+    def reports(grid: Any, reduction: Reduction | None = None) -> dict[str, list[Any]]:
+        population, messages = wire(grid, config, reduction)
+        asked = messages("train")
+        for message in asked:
+            message.content.config_records[records.CONFIG][records.REPORTS] = names
+        found = population.exchange(asked).replies
+        said = {c.name: r.content.metric_records[records.METRICS] for c, r in found.items()}
+        return {name: [metrics[report] for report in names] for name, metrics in said.items()}
+
+    expected = reports(InProcessGrid(config))
+    assert len({tuple(loss) for loss, _ in expected.values()}) == len(expected) == 6
+    for reduction in (None, Reduction()):
+        with cohort_grid(config) as grid:
+            assert reports(grid, reduction) == expected
+
+
 @pytest.mark.parametrize("strategy", [FedAvg, Personal])
 @pytest.mark.parametrize("clipping_norm", [0.0, 0.02])
 def test_a_strangers_strategy_gets_the_same_bits(

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -35,11 +37,12 @@ def trained(array: Array, **metrics: object) -> RecordDict:
     )
 
 
-def fault_of(message: Message, reply: RecordDict) -> str | None:
+def fault_of(message: Message, reply: RecordDict, reports: Sequence[str] = ()) -> str | None:
     """Why a reply is rejected, if it is."""
     try:
         if message.metadata.message_type == "train":
-            accept_train(reply, SentParameters(message.content.array_records[records.ARRAYS]))
+            sent = SentParameters(message.content.array_records[records.ARRAYS])
+            accept_train(reply, sent, reports=reports)
         else:
             accept_metrics(reply, train=False)
     except ReplyError as fault:
@@ -99,3 +102,52 @@ def test_parameters_that_cannot_be_read_are_a_fault(data: bytes) -> None:
 
 def test_parameters_that_are_no_floats_are_a_fault() -> None:
     assert "expected floats" in fault_of(message("train"), trained(Array(np.array([["a"]]))))
+
+
+# -- Reports and personal scores -------------------------------------------------------------------
+
+LOSS, SCORE = records.LOSS_BEFORE, records.SCORE_BEFORE
+
+
+@pytest.mark.parametrize("pair", [[3.5, 2.0], [-0.25, 2.0], [0.0, 1.0]])
+def test_a_loss_report_may_be_any_sum_of_losses(pair: list[float]) -> None:
+    assert fault_of(message("train"), trained(Array(WEIGHTS), **{LOSS: pair}), [LOSS]) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0.5,
+        [1.0],
+        [1.0, 2.0, 3.0],
+        [1.0, 0.0],
+        [1.0, -2.0],
+        [float("nan"), 1.0],
+        [1.0, float("inf")],
+    ],
+)
+def test_a_malformed_loss_report_is_a_fault(value: object) -> None:
+    fault = fault_of(message("train"), trained(Array(WEIGHTS), **{LOSS: value}), [LOSS])
+    assert fault is not None
+    assert fault.startswith(f"{LOSS} = ")
+
+
+@pytest.mark.parametrize("value", [0.5, [0.0, 0.0], [3.0, 2.0], [-0.1, 2.0], [1.0]])
+def test_a_malformed_score_report_is_a_fault(value: object) -> None:
+    assert fault_of(message("train"), trained(Array(WEIGHTS), **{SCORE: PAIR}), [SCORE]) is None
+    fault = fault_of(message("train"), trained(Array(WEIGHTS), **{SCORE: value}), [SCORE])
+    assert fault == f"{SCORE} = {value}, expected [sum, weight] of scores between 0 and 1"
+
+
+def test_every_report_that_was_asked_for_must_be_there() -> None:
+    reply = trained(Array(WEIGHTS), **{LOSS: [1.0, 1.0]})
+    assert fault_of(message("train"), reply, [LOSS, SCORE]) == f"its metrics lack {SCORE!r}"
+    assert fault_of(message("train"), reply, []) is None
+
+
+@pytest.mark.parametrize("value", [0.5, [0.0, 0.0], [3.0, 2.0], [-0.1, 2.0]])
+def test_a_malformed_personal_score_is_a_fault_and_none_is_none(value: object) -> None:
+    for pair, faulty in ((PAIR, False), (value, True)):
+        metrics = MetricRecord(SCORES | {records.PERSONAL_SCORE: pair})
+        fault = fault_of(message("evaluate"), RecordDict({records.METRICS: metrics}))
+        assert (fault is not None) == faulty

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, QFedAvg
 
 from server_app.strategies import STRATEGIES, make_strategy
@@ -101,3 +102,53 @@ def test_fedprox_sends_its_mu_to_every_client() -> None:
     train_federated(grid, config)
     sent = [m.content.config_records["config"]["proximal-mu"] for m in grid.messages("train")]
     assert sent == [MU] * 3
+
+
+@pytest.mark.parametrize("name", ["fedadam"])
+def test_clients_are_sent_float32_by_strategies_that_compute_in_float64(name: str) -> None:
+    """NumPy makes float64 of their arrays; a client would round or refuse them."""
+    config = config_of(name)
+    grid = InProcessGrid(config)
+    seen: list[dict[str, np.ndarray]] = []
+
+    def remember(_: int, arrays: ArrayRecord) -> None:
+        seen.append({name: array.numpy() for name, array in arrays.items()})
+
+    train_federated(grid, config, num_rounds=2, after_round=remember)
+    second = grid.messages("train")[-1].content.array_records[records.ARRAYS]
+    assert {array.dtype for array in second.values()} == {"float32"}
+    assert {values.dtype for values in seen[1].values()} == {np.dtype(np.float64)}
+    for parameter, array in second.items():
+        rounded = seen[1][parameter].astype(np.float32)
+        np.testing.assert_array_equal(array.numpy(), rounded)
+
+
+def test_options_reach_the_strategy_and_the_defaults_are_this_apps() -> None:
+    adam = make_strategy(config_of("fedadam", strategy__options="eta=0.5 beta-1=0.8"))
+    assert (adam.eta, adam.beta_1, adam.beta_2) == (0.5, 0.8, 0.99)
+    assert make_strategy(config_of("fedyogi")).eta == 0.01
+    momentum = make_strategy(config_of("fedavgm"))
+    assert (momentum.server_learning_rate, momentum.server_momentum) == (1.0, 0.5)
+    assert make_strategy(tiny_config(strategy__name="fedprox")).proximal_mu == 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fedprox", "proximal-mu=0"),
+        ("afl", "weight-learning-rate=-1"),
+        ("group-robust", "weight-learning-rate=-1"),
+        ("fedmgda+", "epsilon=2"),
+        ("adaptive-alpha", "decay=1"),
+        ("ditto", "proximal-mu=-1"),
+        ("mr-mtl", "proximal-mu=-1"),
+        ("fedtrimmedavg", "beta=x"),
+    ],
+)
+def test_impossible_options_are_an_error_that_names_them(name: str, options: str) -> None:
+    option, _, value = options.partition("=")
+    with pytest.raises(ConfigError) as error:
+        make_strategy(tiny_config(strategy__name=name, strategy__options=options))
+    assert option.replace("-", "_") in str(error.value).replace("-", "_")
+    assert value in str(error.value)
+    assert len(str(error.value).splitlines()) == 1

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from task import cohort as cohort_module
-from task import stacking_size, training
+from task import records, stacking_size, training
 from task.aggregation import Reduction, WeightedSum, clip_update
 from task.cohort import Cohort, Start, TrainTask
 from task.config import EngineConfig, EvaluationConfig, RunConfig, RunSettings, TrainConfig
 from task.evaluation import evaluate_group, evaluation_splits
 from task.metrics import GroupScores
 from task.parameters import Layout
+from task.reports import make_reports
 from task.training import train_client
 from tests.task.examples import (
     SHORT_EPISODES,
@@ -94,6 +95,19 @@ def assert_same(first, second):
     assert first.num_examples == second.num_examples
     assert first.faults == second.faults
     assert torch.equal(first.values_nP, second.values_nP)
+
+
+@pytest.mark.parametrize("stack_size", [1, 4])
+def test_each_client_reports_of_the_parameters_that_all_are_sent(stack_size):
+    cohort = make_cohort(stack_size)
+    stacks, order = stacked(CLIENTS, cohort)
+    names = (records.LOSS_BEFORE, records.SCORE_BEFORE)
+    shard = cohort.train(START, replace(TASK, reports=names), stacks)
+    expected = [make_reports(make_predictor(), data, run_config(), names) for data in CLIENTS]
+    assert shard.reports == [expected[k] for k in order]
+    plain = cohort.train(START, TASK, stacks)
+    assert plain.reports == [{}] * len(CLIENTS)
+    assert_same(plain, shard)
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=30), st.integers(0, 7))

@@ -199,6 +199,16 @@ def test_fairness_equals_numbers_computed_by_hand():
     assert fairness.fairness_index == pytest.approx(1 / (1 + variance / 0.64))
 
 
+@pytest.mark.parametrize(
+    ("number", "expected"), [(1, 0.0), (9, 0.0), (10, 0.0), (11, 0.5), (20, 0.5), (21, 1.0)]
+)
+def test_the_worst_decile_is_a_tenth_of_the_groups_rounded_up(number, expected):
+    """Scores 0.0, 1.0, 2.0 ...: the mean of the lowest one, two or three."""
+    scores = {f"g{k}": float(k) for k in reversed(range(number))}
+    scores["g0"] += 1e-9  # a mean of 0 has no coefficient of variation
+    assert Fairness.of(scores).worst_decile == pytest.approx(expected, abs=1e-6)
+
+
 def test_equal_groups_are_perfectly_fair():
     fairness = Fairness.of({"A": 0.7, "B": 0.7})
     assert (fairness.cov, fairness.gap, fairness.fairness_index) == (0, 0, 1)

@@ -1,0 +1,270 @@
+"""A user's own strategy by its path, and options checked against constructors."""
+
+import importlib
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from flwr.serverapp import strategy as flower
+
+from server_app.strategies import STRATEGIES, make_strategy, require_strategy
+from task.config import RunConfig
+from task.errors import ConfigError
+from tests.server_app.in_process_grid import InProcessGrid, tiny_config
+from tests.server_app.training import identical, train_federated
+
+MINE = """
+    from flwr.serverapp.strategy import FedAvg
+
+    NOT_A_CLASS = 3
+
+    class Mine(FedAvg):
+        '''Counts to a number that has no default.'''
+
+        def __init__(self, *, number: int, rate: float = 0.5, name: str = "x", fast: bool = False,
+                     limit: float | None = None, **rest) -> None:
+            super().__init__(**rest)
+            if number < 0:
+                raise ValueError(f"number = {number}: expected >= 0.")
+            self.given = (number, rate, name, fast, limit)
+
+    class Plain(FedAvg):
+        pass
+
+    class Rate(FedAvg):
+        def __init__(self, client_learning_rate: float, train_loss_key: str, **rest):
+            super().__init__(**rest)
+            self.offered = (client_learning_rate, train_loss_key)
+
+    class Nothing:
+        def __init__(self, size: int = 1) -> None:
+            pass
+
+    def make(number: int = 7, fraction_train: float = 0.1) -> FedAvg:
+        strategy = FedAvg(fraction_train=fraction_train)
+        strategy.number = number
+        return strategy
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "elsewhere" / "mine.py"
+    path.parent.mkdir()
+    path.write_text(dedent(MINE))
+    return path
+
+
+def made(name: str, options: str = "", **changes: Any) -> Any:
+    return make_strategy(tiny_config(strategy__name=name, strategy__options=options, **changes))
+
+
+def refused(name: str, options: str = "") -> str:
+    """The message of the error; it is one line."""
+    config = tiny_config(strategy__name=name, strategy__options=options)
+    with pytest.raises(ConfigError) as error:
+        require_strategy(config)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+# -- finding it ------------------------------------------------------------------------------------
+
+
+def test_a_class_in_a_file_anywhere(file: Path) -> None:
+    strategy = made(f"{file}:Mine", "number=3 rate=2 name=9 fast=true limit=1")
+    assert type(strategy).__name__ == "Mine"
+    assert strategy.given == (3, 2.0, "9", True, 1.0)
+    assert list(map(type, strategy.given)) == [int, float, str, bool, float]
+    assert made(f"{file}:Mine", "number=3").given == (3, 0.5, "x", False, None)
+
+
+def test_a_class_of_a_module_that_can_be_imported() -> None:
+    assert type(made("flwr.serverapp.strategy:FedMedian")) is flower.FedMedian
+
+
+def test_a_class_of_a_module_in_the_apps_folder(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLURALLLM_PROJECT", str(file.parent))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (file.parent / "own_rules_of_a_test.py").write_text(file.read_text())
+    importlib.invalidate_caches()
+    assert made("own_rules_of_a_test:Mine", "number=1").given[0] == 1
+    del sys.modules["own_rules_of_a_test"]
+
+
+def test_a_function_that_returns_a_strategy(file: Path) -> None:
+    strategy = made(f"{file}:make", "number=8")
+    assert type(strategy) is flower.FedAvg
+    assert strategy.number == 8
+    assert strategy.fraction_train == 1.0  # the population grid samples
+
+
+def test_two_files_of_one_name_do_not_get_mixed_up(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "mine.py"
+    other.write_text(dedent(MINE).replace("number: int = 7", "number: int = 11"))
+    assert [made(f"{path}:make").number for path in (file, other, file)] == [7, 11, 7]
+
+
+def test_an_own_strategy_that_changes_nothing_trains_as_its_base_does(file: Path) -> None:
+    config = tiny_config(strategy__name=f"{file}:Plain")
+    found, _ = train_federated(InProcessGrid(config), config, num_rounds=2)
+    base = tiny_config(strategy__name="flwr.serverapp.strategy:FedAvg")
+    expected, _ = train_federated(InProcessGrid(base), base, num_rounds=2)
+    assert identical(found, expected)
+
+
+def test_a_strategy_without_a_constructor_of_its_own_is_made(tmp_path: Path) -> None:
+    """Flower's base class has none either."""
+    path = tmp_path / "bare.py"
+    hooks = [
+        "configure_train",
+        "aggregate_train",
+        "configure_evaluate",
+        "aggregate_evaluate",
+        "summary",
+    ]
+    methods = "\n".join(f"    def {hook}(self, *args): pass" for hook in hooks)
+    path.write_text(
+        f"from flwr.serverapp.strategy import Strategy\nclass Bare(Strategy):\n{methods}"
+    )
+    assert isinstance(made(f"{path}:Bare"), flower.Strategy)
+
+
+def test_what_cannot_be_found_is_named(file: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.py"
+    assert refused(f"{gone}:Mine").endswith(f"there is no file {gone}.")
+    assert "there is no module no_such_module" in refused("no_such_module:Mine")
+    assert "there is no module flwr.no_such" in refused("flwr.no_such:Mine")
+    message = refused(f"{file}:Mien")
+    assert f"{file} has no Mien. Did you mean 'Mine'?" in message
+    assert "NOT_A_CLASS is none" in refused(f"{file}:NOT_A_CLASS")
+    for name in (f"{file}:", ":Mine"):
+        assert "expected module:Class or path/to/file.py:Class" in refused(name)
+
+
+def test_a_name_that_is_none_gets_a_suggestion_and_the_list() -> None:
+    message = refused("fedavgg")
+    assert "Did you mean 'fedavg'?" in message
+    assert all(name in message for name in STRATEGIES)
+    assert "path/to/file.py:Class" in message
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def broken(:", "SyntaxError: "),
+    ],
+)
+def test_a_file_or_module_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
+) -> None:
+    (tmp_path / "broken_in_a_test.py").write_text(code)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    importlib.invalidate_caches()
+    for name in (f"{tmp_path / 'broken_in_a_test.py'}:Mine", "broken_in_a_test:Mine"):
+        assert f"importing it raised {problem}" in refused(name)
+
+
+def test_what_is_no_strategy_is_refused(file: Path) -> None:
+    message = refused(f"{file}:Nothing", "size=2")
+    assert message.endswith("a subclass of flwr.serverapp.strategy.Strategy, got a Nothing.")
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def test_an_unknown_option_gets_a_suggestion_and_the_list(file: Path) -> None:
+    message = refused(f"{file}:Mine", "number=1 raet=0.5")
+    assert "strategy.options.raet = 0.5" in message
+    assert "Did you mean 'rate'?" in message
+    assert "takes: number, rate=0.5, name=x, fast=False, limit=None." in message
+    assert "fedavg takes no options." in refused("fedavg", "proximal-mu=1")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "fraction-train",
+        "fraction-evaluate",
+        "min-train-nodes",
+        "min-available-nodes",
+        "weighted-by-key",
+        "arrayrecord-key",
+        "train-metrics-aggr-fn",
+    ],
+)
+@pytest.mark.parametrize("name", ["fedavg", "term", "ditto"])
+def test_what_the_app_decides_is_no_option(name: str, option: str) -> None:
+    message = refused(name, f"{option}=1")
+    assert f"strategy.options.{option} = 1: {name} does not take it." in message
+    assert f"{option}=" not in message
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("number=1.5", "strategy.options.number = 1.5: expected int."),
+        ("number=x", "strategy.options.number = 'x': expected int."),
+        ("number=true", "strategy.options.number = True: expected int."),
+        ("number=1 rate=fast", "strategy.options.rate = 'fast': expected float."),
+        ("number=1 rate=true", "strategy.options.rate = True: expected float."),
+        ("number=1 fast=1", "strategy.options.fast = 1: expected bool."),
+        ("number=1 name=true", "strategy.options.name = True: expected str."),
+        ("number=1 limit=far", "strategy.options.limit = 'far': expected float."),
+    ],
+)
+def test_an_option_of_another_type_is_an_error(file: Path, options: str, problem: str) -> None:
+    assert refused(f"{file}:Mine", options) == problem
+
+
+def test_a_required_option_that_is_missing_is_named_with_the_list(file: Path) -> None:
+    message = refused(f"{file}:Mine", "rate=1.0")
+    assert f"strategy.name = '{file}:Mine': expected strategy.options.number." in message
+    assert "takes: number, rate=0.5" in message
+
+
+def test_what_the_constructor_refuses_is_said_with_the_options(file: Path) -> None:
+    message = refused(f"{file}:Mine", "number=-2")
+    assert "strategy.options = 'number=-2'" in message
+    assert message.endswith("number = -2: expected >= 0.")
+
+
+def test_the_learning_rate_is_offered_to_who_takes_it_and_may_be_set(file: Path) -> None:
+    config: dict[str, Any] = {"train__learning_rate": 0.125}
+    assert made(f"{file}:Rate", **config).offered == (0.125, "loss")
+    assert made(f"{file}:Rate", "client-learning-rate=0.5", **config).offered == (0.5, "loss")
+    assert made("qfedavg", **config).client_learning_rate == 0.125
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_named_strategy_takes_the_cohort_as_it_is_and_leaves_evaluation_alone(
+    name: str,
+) -> None:
+    strategy = made(name)
+    assert (strategy.fraction_train, strategy.fraction_evaluate) == (1.0, 0.0)
+    assert (strategy.min_train_nodes, strategy.min_available_nodes) == (1, 1)
+
+
+# -- paths -----------------------------------------------------------------------------------------
+
+
+def test_a_files_relative_path_becomes_absolute_and_other_names_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+
+    def absolute(name: str) -> str:
+        config = RunConfig.from_flat({"strategy.name": name})
+        return config.with_absolute_paths(tmp_path).strategy.name
+
+    assert absolute("rules/mine.py:Mine") == f"{tmp_path}/rules/mine.py:Mine"
+    assert absolute("/rules/mine.py:Mine") == "/rules/mine.py:Mine"
+    assert absolute("~/mine.py:Mine") == "/home/somebody/mine.py:Mine"
+    for name in ("fedavg", "rules.mine:Mine"):
+        assert absolute(name) == name
