@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from task.config import RunConfig, Scalar, help_texts, parse_override, read_toml
+from task.options import fold_options
 
 Settings = Annotated[
     list[str] | None,
@@ -33,6 +34,7 @@ def parse_settings(settings: Sequence[str] | None) -> RunConfig:
             flat.update(read_toml(Path(text)))
         else:
             flat.update([parse_override(text)])
+        flat = fold_options(flat)
     return RunConfig.from_flat(flat).with_absolute_paths(Path.cwd())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from server_app.strategies import require_strategy
+from server_app.strategies.loading import source_file
 from task.config import RunConfig, Scalar, parse_override
 from task.errors import ConfigError, suggest
 from task.features import load_features, load_fingerprint, load_roles
@@ -252,8 +253,8 @@ def _holding_out(config: RunConfig, groups: Sequence[str], held_out: set[str]) -
 
 def _strategy_digest(name: str) -> str:
     """Return the digest of a strategy's file, if it is a user's own."""
-    file = name.rpartition(":")[0]
-    return _file_digest(file) if file.endswith(".py") else ""
+    file = source_file(name)
+    return _file_digest(str(file)) if file else ""
 
 
 @lru_cache

@@ -88,7 +88,7 @@ def in_float32(batch: Iterable[Message]) -> list[Message]:
         return converted[id(arrays)]
 
     messages = []
-    for message in batch:
+    for message in list(batch):  # all alive at once, so that no two records share an id
         content = RecordDict({**message.content})
         for name, arrays in message.content.array_records.items():
             content[name] = in_float32(arrays)

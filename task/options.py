@@ -42,10 +42,7 @@ def parse_options(text: str) -> dict[str, Value]:
 
 def format_options(options: Mapping[str, Value]) -> str:
     """Return options as one text, sorted by name."""
-    words = [
-        f"{dashed(name)}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in options.items()
-    ]
+    words = [f"{dashed(name)}={_written(value)}" for name, value in options.items()]
     return " ".join(map(shlex.quote, sorted(words)))
 
 
@@ -62,6 +59,8 @@ def fold_options(flat: Mapping[str, Value]) -> dict[str, Value]:
     if isinstance(text, str) and (dotted or text):
         options = parse_options(text) | {dashed(name): value for name, value in dotted.items()}
         for name, value in options.items():
+            if not isinstance(value, bool | int | float | str):
+                raise ConfigError(f"{KEY}.{name} = {value}: expected a number, a text or a bool.")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{KEY}.{name} = {value}: expected a finite number.")
         folded[KEY] = format_options(options)
@@ -71,6 +70,13 @@ def fold_options(flat: Mapping[str, Value]) -> dict[str, Value]:
 def dashed(name: str) -> str:
     """Return a name as it is written in configs."""
     return name.strip().replace("_", "-")
+
+
+def _written(value: Value) -> str:
+    """Return what `_parsed` reads as this value; a text is quoted where it must be."""
+    if isinstance(value, str) and _parsed(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _parsed(value: str) -> Value:

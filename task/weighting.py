@@ -24,7 +24,12 @@ def project_to_simplex(values_G: Weights) -> Weights:
 
 
 def exponentiated(weights_G: Weights, exponents_G: Weights) -> Weights:
-    """Return weights times exp(exponents), scaled to sum to 1; a weight of 0 stays 0."""
+    """Return weights times exp(exponents), scaled to sum to 1.
+
+    A weight of 0 stays 0, unless all are: rounding has then lost what they were, and all are equal.
+    """
+    if not weights_G.any():
+        weights_G = np.ones_like(weights_G)
     with np.errstate(divide="ignore"):
         tilted_G: Weights = softmax(np.log(weights_G) + exponents_G)
     return tilted_G

@@ -25,8 +25,8 @@ class AdaptiveAlpha(GroupWeighting):
     all count the same. The paper weighs rewards of groups; here the weights are on their updates.
 
     Args:
-        temperature: the paper's T: 0.05 makes a group count twice as much as one whose score is
-            0.035 higher.
+        temperature: the paper's T: 0.1 makes a group count twice as much as one whose score is
+            0.07 higher.
         decay: share of the moving average that is kept in a round; 0: the last score alone.
         fairness_threshold: fairness index from which on all groups count the same; 1: never.
         **flower_options: see Flower's FedAvg.
@@ -37,7 +37,7 @@ class AdaptiveAlpha(GroupWeighting):
     def __init__(
         self,
         *,
-        temperature: float = 0.05,
+        temperature: float = 0.1,
         decay: float = 0.9,
         fairness_threshold: float = 1.0,
         **flower_options: Any,

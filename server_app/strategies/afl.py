@@ -30,7 +30,7 @@ class AFL(GroupWeighting):
 
     reports: ClassVar[tuple[str, ...]] = (records.LOSS_BEFORE,)
 
-    def __init__(self, *, weight_learning_rate: float = 0.1, **flower_options: Any) -> None:
+    def __init__(self, *, weight_learning_rate: float = 0.3, **flower_options: Any) -> None:
         if not weight_learning_rate >= 0:
             raise ValueError(f"weight_learning_rate = {weight_learning_rate}: expected >= 0.")
         super().__init__(**flower_options)

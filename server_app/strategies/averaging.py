@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
+from server_app.strategies.personal import KeepsPersonal
 from task import records
 from task.aggregation import Reduction
 from task.errors import ConfigError
@@ -129,6 +130,8 @@ def reduction_of(strategy: flower.Strategy) -> Reduction | None:
     """Return what a strategy wants instead of each client's parameters; None: it wants those."""
     if not isinstance(strategy, Averages) or not callable(strategy.reduction):
         return None
+    if isinstance(strategy, KeepsPersonal):
+        return None  # clients are calls of the ClientApp, which sends parameters
     if isinstance(strategy, _Averaging) and not _averages_as_flower(strategy):
         return None  # a subclass that reads more of the replies than their mean
     wanted = strategy.reduction()

@@ -45,7 +45,7 @@ class FedMGDA(GroupWeighting):
         """See `GroupWeighting.combine`."""
         updates_GP = np.stack([(each.values_P - start_P).numpy() for each in groups])
         lengths_G = np.linalg.norm(updates_GP, axis=1)
-        # An update of 0 stays 0: it asks for nothing.
+        # An update of 0 stays 0; with epsilon = 1 it gets all the weight: its group is content.
         directions_GP = updates_GP / np.where(lengths_G > 0, lengths_G, 1)[:, None]
         weights_G = min_norm_weights(
             directions_GP, np.full(len(groups), 1 / len(groups)), self.epsilon

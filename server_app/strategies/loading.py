@@ -6,7 +6,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,15 @@ def load_own(name: str) -> Callable[..., Strategy]:
     if not callable(factory):
         raise ConfigError(f"strategy.name = {name!r}: expected a class, {attribute} is none.")
     return factory
+
+
+def source_file(name: str) -> Path | None:
+    """Return the file of a user's own strategy, if it can be told; None for the app's rules."""
+    source = name.rpartition(":")[0]
+    if not source or source.endswith(".py"):
+        return Path(source) if source else None
+    spec = find_spec(source)
+    return Path(spec.origin) if spec and spec.origin else None
 
 
 def build(
@@ -122,6 +131,7 @@ def _parameters(factory: Callable[..., Strategy]) -> tuple[dict[str, inspect.Par
     constructors: list[Callable[..., Any]] = [factory]
     if inspect.isclass(factory):
         constructors = [vars(each)["__init__"] for each in factory.__mro__ if _has_own(each)]
+    takes_more = False
     for constructor in constructors:
         signature = inspect.signature(constructor, eval_str=False)
         takes_more = False
@@ -135,7 +145,7 @@ def _parameters(factory: Callable[..., Strategy]) -> tuple[dict[str, inspect.Par
                 )
         if not takes_more:
             return found, False
-    return found, True
+    return found, takes_more
 
 
 def _has_own(kind: type) -> bool:

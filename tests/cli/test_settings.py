@@ -27,6 +27,17 @@ def test_later_settings_win_whether_files_or_overrides() -> None:
     assert (two.train.num_rounds, two.train.local_steps, two.run.seed) == (5, 4, 2)
 
 
+def test_later_options_win_whether_files_or_overrides() -> None:
+    Path("a.toml").write_text("[strategy.options]\nepsilon = 0.2\n")
+
+    def options(*settings: str) -> str:
+        return parse_settings(settings).strategy.options
+
+    assert options("a.toml", "strategy.options.epsilon=0.3") == "epsilon=0.3"
+    assert options("strategy.options.epsilon=0.3", "a.toml") == "epsilon=0.2"
+    assert options("strategy.options.epsilon=0.3", "strategy.options=epsilon=0.1") == "epsilon=0.1"
+
+
 def test_values_are_toml_and_anything_else_is_text() -> None:
     config = parse_settings(
         ["log.tensorboard=true", "train.learning-rate=1e-4", "data.held-out-groups=Spain | Japan"]

@@ -39,8 +39,8 @@ def test_without_decay_the_last_score_alone_counts() -> None:
     assert scores(rule, A=0.8, B=0.6) == pytest.approx([share(2, 4), share(4, 2)])
 
 
-def test_at_the_default_temperature_a_score_of_0_035_less_counts_twice_as_much() -> None:
-    less, more = scores(AdaptiveAlpha(), A=0.735, B=0.7)
+def test_at_the_default_temperature_a_score_of_0_07_less_counts_twice_as_much() -> None:
+    less, more = scores(AdaptiveAlpha(), A=0.77, B=0.7)
     assert more / less == pytest.approx(2, abs=0.02)
 
 

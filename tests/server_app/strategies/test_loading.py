@@ -16,7 +16,7 @@ from tests.server_app.in_process_grid import InProcessGrid, tiny_config
 from tests.server_app.training import identical, train_federated
 
 MINE = """
-    from flwr.serverapp.strategy import FedAvg
+    from flwr.serverapp.strategy import FedAvg, QFedAvg
 
     NOT_A_CLASS = 3
 
@@ -37,6 +37,15 @@ MINE = """
         def __init__(self, client_learning_rate: float, train_loss_key: str, **rest):
             super().__init__(**rest)
             self.offered = (client_learning_rate, train_loss_key)
+
+    class Fairer(QFedAvg):
+        def __init__(self, *, extra: int = 1, **rest) -> None:
+            super().__init__(**rest)
+            self.extra = extra
+
+    class Closed(QFedAvg):
+        def __init__(self, *, extra: int = 1) -> None:
+            super().__init__(0.1, q=0.5, fraction_evaluate=0.0)
 
     class Nothing:
         def __init__(self, size: int = 1) -> None:
@@ -221,6 +230,14 @@ def test_what_the_app_decides_is_no_option(name: str, option: str) -> None:
 )
 def test_an_option_of_another_type_is_an_error(file: Path, options: str, problem: str) -> None:
     assert refused(f"{file}:Mine", options) == problem
+
+
+def test_options_of_the_base_class_count_where_the_constructor_hands_them_on(file: Path) -> None:
+    fairer = made(f"{file}:Fairer", "extra=2 q=0.25", train__learning_rate=0.125)
+    assert (fairer.extra, fairer.q, fairer.client_learning_rate) == (2, 0.25, 0.125)
+    assert "Did you mean 'q'?" in refused(f"{file}:Fairer", "qq=0.5")
+    assert "takes: extra=1." in refused(f"{file}:Closed", "q=0.25")
+    assert made(f"{file}:Closed").q == 0.5
 
 
 def test_a_required_option_that_is_missing_is_named_with_the_list(file: Path) -> None:
