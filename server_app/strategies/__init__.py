@@ -8,7 +8,6 @@ from flwr.serverapp.strategy import (
     FedTrimmedAvg,
     Krum,
     MultiKrum,
-    QFedAvg,
     Strategy,
 )
 
@@ -20,8 +19,8 @@ from server_app.strategies.fedmgda import FedMGDA
 from server_app.strategies.group_robust import GroupRobust
 from server_app.strategies.loading import build, load_own
 from server_app.strategies.mr_mtl import MRMTL
+from server_app.strategies.qfedavg import QFedAvg
 from server_app.strategies.term import TERM
-from task import records
 from task.config import RunConfig, Scalar, StrategyConfig
 from task.errors import ConfigError, suggest
 
@@ -53,8 +52,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 def make_strategy(config: RunConfig) -> Strategy:
     """Return the strategy that the config names, with the options that it gives.
 
-    What the app knows itself, such as the learning rate, is offered to every strategy that takes
-    it. The population grid samples the cohort and evaluates every group, so a strategy takes all
+    The population grid samples the cohort and evaluates every group, so a strategy takes all
     clients it is shown, and leaves evaluation alone.
 
     Raises:
@@ -68,11 +66,7 @@ def make_strategy(config: RunConfig) -> Strategy:
         "min_evaluate_nodes": 0,
         "min_available_nodes": 1,
     }
-    defaults: dict[str, Scalar] = {
-        "client_learning_rate": config.train.learning_rate,
-        "train_loss_key": records.LOSS,
-    }
-    return build(_factory(chosen), chosen, app_settings, defaults)
+    return build(_factory(chosen), chosen, app_settings)
 
 
 def require_strategy(config: RunConfig) -> None:

@@ -59,7 +59,6 @@ def build(
     factory: Callable[..., Strategy],
     config: StrategyConfig,
     app_settings: Mapping[str, Scalar],
-    defaults: Mapping[str, Scalar],
 ) -> Strategy:
     """Call a strategy's constructor.
 
@@ -67,14 +66,12 @@ def build(
         factory: the class.
         config: its name and options.
         app_settings: what the app decides, for a constructor that takes it; no options.
-        defaults: what the app offers, for a constructor that names it.
 
     Raises:
         ConfigError: the constructor does not take these options, or refuses them.
     """
     parameters, takes_more = _parameters(factory)
     settings = {k: v for k, v in app_settings.items() if k in parameters or takes_more}
-    settings |= {k: v for k, v in defaults.items() if k in parameters}
     takes = {
         name: parameter
         for name, parameter in parameters.items()

@@ -35,9 +35,9 @@ def test_names_stand_for_flowers_own_classes() -> None:
     prox = make_strategy(config_of("fedprox"))
     assert isinstance(prox, FedProx)
     assert prox.proximal_mu == MU
-    fair = make_strategy(config_of("qfedavg", strategy__options="q=0.3", train__learning_rate=0.01))
-    assert type(fair) is QFedAvg
-    assert (fair.q, fair.client_learning_rate) == (0.3, 0.01)
+    fair = make_strategy(config_of("qfedavg", strategy__options="q=0.3"))
+    assert isinstance(fair, QFedAvg)
+    assert (fair.q, fair.client_learning_rate) == (0.3, 30.0)
 
 
 def test_an_unknown_strategy_gets_a_suggestion() -> None:

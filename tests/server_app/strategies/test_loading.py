@@ -33,11 +33,6 @@ MINE = """
     class Plain(FedAvg):
         pass
 
-    class Rate(FedAvg):
-        def __init__(self, client_learning_rate: float, train_loss_key: str, **rest):
-            super().__init__(**rest)
-            self.offered = (client_learning_rate, train_loss_key)
-
     class Fairer(QFedAvg):
         def __init__(self, *, extra: int = 1, **rest) -> None:
             super().__init__(**rest)
@@ -233,9 +228,10 @@ def test_an_option_of_another_type_is_an_error(file: Path, options: str, problem
 
 
 def test_options_of_the_base_class_count_where_the_constructor_hands_them_on(file: Path) -> None:
-    fairer = made(f"{file}:Fairer", "extra=2 q=0.25", train__learning_rate=0.125)
+    fairer = made(f"{file}:Fairer", "extra=2 q=0.25 client-learning-rate=0.125")
     assert (fairer.extra, fairer.q, fairer.client_learning_rate) == (2, 0.25, 0.125)
     assert "Did you mean 'q'?" in refused(f"{file}:Fairer", "qq=0.5")
+    assert "expected strategy.options.client-learning-rate." in refused(f"{file}:Fairer", "")
     assert "takes: extra=1." in refused(f"{file}:Closed", "q=0.25")
     assert made(f"{file}:Closed").q == 0.5
 
@@ -250,13 +246,6 @@ def test_what_the_constructor_refuses_is_said_with_the_options(file: Path) -> No
     message = refused(f"{file}:Mine", "number=-2")
     assert "strategy.options = 'number=-2'" in message
     assert message.endswith("number = -2: expected >= 0.")
-
-
-def test_the_learning_rate_is_offered_to_who_takes_it_and_may_be_set(file: Path) -> None:
-    config: dict[str, Any] = {"train__learning_rate": 0.125}
-    assert made(f"{file}:Rate", **config).offered == (0.125, "loss")
-    assert made(f"{file}:Rate", "client-learning-rate=0.5", **config).offered == (0.5, "loss")
-    assert made("qfedavg", **config).client_learning_rate == 0.125
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
