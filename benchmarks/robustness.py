@@ -70,6 +70,7 @@ MODEL_ATTACKS: dict[str, Callable[[Tensor, Tensor, Strength, np.random.Generator
 }
 """From (parameters sent to the client, those it trained) to those it sends back."""
 ATTACKS = ("none", "label-flip", *MODEL_ATTACKS)
+PATHS = ("data.path", "encoder.name", "encoder.cache-directory", "run.directory")
 KEY = ("rule", "attack", "seed")  # what tells runs apart
 
 
@@ -224,8 +225,8 @@ def main() -> None:
     if config.compression.name != "none" or config.train.clients_per_round:
         parser.error("expected all clients in each round, and no compression")
     strength = {name: getattr(given, name.replace("-", "_")) for name in STRENGTH}
-    numbers = {k: v for k, v in config.to_flat().items() if not isinstance(v, str)}  # no paths
-    figures = {"settings": given.settings, "strength": strength, "config": numbers}
+    known = {k: v for k, v in config.to_flat().items() if k not in PATHS}
+    figures = {"settings": given.settings, "strength": strength, "config": known}
     rows: list[dict[str, Any]] = []
     if given.output and given.output.exists():
         found = json.loads(given.output.read_text())

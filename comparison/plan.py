@@ -10,7 +10,7 @@ from typing import Any
 
 from server_app.strategies import require_strategy
 from server_app.strategies.loading import source_file
-from task.config import RunConfig, Scalar, parse_override
+from task.config import RunConfig, StrategyConfig, parse_override
 from task.errors import ConfigError, suggest
 from task.features import load_features, load_fingerprint, load_roles
 from task.seeding import generator
@@ -222,7 +222,7 @@ def _with_strategy(method: str, config: RunConfig) -> RunConfig:
     """Apply a federated method's strategy and overrides to a config."""
     kind, *words = method.split()
     if kind != FEDERATED:
-        return config
+        return replace(config, strategy=StrategyConfig())  # without influence
     if not words:
         raise ConfigError(f"Method {method!r}: expected '{FEDERATED} <strategy> [key=value ...]'.")
     overrides = dict(parse_override(word) for word in words[1:])
@@ -233,10 +233,11 @@ def _with_strategy(method: str, config: RunConfig) -> RunConfig:
                 f"{', '.join(_OF_A_STRATEGY)}. All methods share the survey, the encoder, the "
                 "evaluation and the seeds."
             )
-    flat: dict[str, Scalar] = {**config.to_flat(), "strategy.name": words[0]}
-    if words[0] != config.strategy.name:
-        flat["strategy.options"] = ""  # those of another strategy
-    chosen = RunConfig.from_flat({**flat, **overrides}).with_absolute_paths(Path.cwd())
+    named = replace(config, strategy=replace(config.strategy, name=words[0], options=""))
+    named = named.with_absolute_paths(Path.cwd())
+    if named.strategy.name == config.strategy.name:  # or the options are another strategy's
+        named = config
+    chosen = RunConfig.from_flat({**named.to_flat(), **overrides})
     require_strategy(chosen)
     return chosen
 

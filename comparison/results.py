@@ -94,9 +94,7 @@ def load_results(directory: Path) -> dict[str, Any]:
         "groups": {method: each.groups() for method, each in figures.items()},
         "paired": _paired(complete, intervals),
         "paired_test": PAIRED_TEST,
-        "versus_first": versus_first(
-            {method: complete[method] for method in figures}, intervals=intervals
-        ),
+        "versus_first": versus_first(manifest["methods"], complete, intervals=intervals),
         "few_shot": {m: sizes for m, each in figures.items() if (sizes := each.few_shot())},
         "few_shot_note": (
             "Held-out groups that keep at least "

@@ -12,25 +12,30 @@ from task.statistics import student_interval
 METRICS = ("alignment_score", "worst_group", "worst_decile", "cov", "fairness_index")
 
 NOTE = (
-    "Paired differences, seed by seed; intervals are 95 % t intervals over seeds. Worst group and "
-    "decile are the lowest of each seed, whichever groups they are."
+    "Paired differences, seed by seed; intervals are 95 % t intervals over seeds, each by itself: "
+    "they are about other seeds, not about other groups, and not corrected for their number. Worst "
+    "group and decile are the lowest of each seed, whichever groups they are."
 )
 
 
 def versus_first(
-    by_method: Mapping[str, Mapping[int, Sequence[CellResult]]], *, intervals: bool
+    methods: Sequence[str],
+    by_method: Mapping[str, Mapping[int, Sequence[CellResult]]],
+    *,
+    intervals: bool,
 ) -> dict[str, Any]:
     """Return the differences of all federated methods from the first: `versus` and `roles`.
 
     Args:
-        by_method: method to seed to the results of its folds, in the order of the comparison.
+        methods: all methods, in the order of the comparison.
+        by_method: method to seed to the results of its folds, for those that have any.
         intervals: whether intervals are wanted; they need at least two seeds.
     """
-    first, *others = [m for m in by_method if m.split()[0] == plan.FEDERATED] or [""]
+    first, *others = [m for m in methods if m.split()[0] == plan.FEDERATED] or [""]
     roles: dict[str, dict[str, Any]] = {}
     for key, role in ROLES.items():
         for method in others:
-            seeds = sorted(set(by_method[method]) & set(by_method[first]))
+            seeds = sorted(set(by_method.get(method, ())) & set(by_method.get(first, ())))
             if not seeds:
                 continue
             ours, theirs = (

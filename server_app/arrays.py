@@ -70,7 +70,7 @@ def num_bytes(arrays: ArrayRecord) -> int:
 
 
 def in_float32(batch: Iterable[Message]) -> list[Message]:
-    """Return messages with all arrays in float32, as clients compute in it.
+    """Return messages with float32 for float64, as clients compute in it.
 
     NumPy turns float32 into float64 wherever a strategy multiplies by one of its scalars, as
     Flower's FedAdam does. A record that several messages carry is converted once.
@@ -78,12 +78,13 @@ def in_float32(batch: Iterable[Message]) -> list[Message]:
     converted: dict[int, ArrayRecord] = {}
 
     def in_float32(arrays: ArrayRecord) -> ArrayRecord:
-        if all(array.dtype == "float32" for array in arrays.values()):
+        if all(array.dtype != "float64" for array in arrays.values()):
             return arrays
         if id(arrays) not in converted:
             record = ArrayRecord()
             for name, array in arrays.items():
-                record[name] = LocalArray(array.numpy().astype(np.float32))
+                wide = array.dtype == "float64"
+                record[name] = LocalArray(array.numpy().astype(np.float32)) if wide else array
             converted[id(arrays)] = record
         return converted[id(arrays)]
 

@@ -158,7 +158,12 @@ class RoundMonitor:
         metrics.update(self._by_role(merged))
         metrics["groups"] = {group: scores.all.value for group, scores in merged.items()}
         if personal:
-            own_scores = {group: mean.value for group, mean in personal.items()}
+            # A group that has not trained yet has the global parameters for its own.
+            own_scores = {
+                group: personal.get(group, scores.all).value
+                for group, scores in merged.items()
+                if self._roles[group] == "train"
+            }
             metrics["personal"] = {**indices(own_scores), "groups": own_scores}
         metrics["evaluation_failures"] = dict(exchange.failures)
         metrics["evaluation_seconds"] = exchange.seconds

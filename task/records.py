@@ -1,8 +1,8 @@
 """Names of every record and key that crosses the wire, once.
 
 Answers do not, unless `predictor.population-weight` asks for their sums: a client sends texts'
-hashes and feature sums (`describe`), parameters and loss (`train`), and sums of scores
-(`evaluate`).
+hashes and feature sums (`describe`), parameters, loss and the reports that a strategy asks for
+(`train`), and sums of scores (`evaluate`).
 """
 
 # Message types.

@@ -1,7 +1,8 @@
 """What clients report of the parameters they are sent, for strategies that weigh groups by it.
 
-Every report is a (sum, weight) pair, so that those of a group's clients merge; none tells the
-answer to a single question unless the group has answered no other.
+Every report is a (sum, weight) pair over questions, so that those of a group's clients merge. That
+is no defence against a server that chooses the parameters it sends: sums under many parameters tell
+more than one does.
 """
 
 from collections.abc import Callable, Iterable

@@ -10,9 +10,6 @@ from scipy.special import softmax
 
 Weights = NDArray[np.float64]
 
-_NO_FURTHER = 8
-"""SLSQP's status where rounding keeps it from a further step: it is as close as it gets."""
-
 
 def project_to_simplex(values_G: Weights) -> Weights:
     """Return the closest point with entries >= 0 that sum to 1 (Duchi et al. 2008, figure 1)."""
@@ -23,16 +20,10 @@ def project_to_simplex(values_G: Weights) -> Weights:
     return projected_G
 
 
-def exponentiated(weights_G: Weights, exponents_G: Weights) -> Weights:
-    """Return weights times exp(exponents), scaled to sum to 1.
-
-    A weight of 0 stays 0, unless all are: rounding has then lost what they were, and all are equal.
-    """
-    if not weights_G.any():
-        weights_G = np.ones_like(weights_G)
-    with np.errstate(divide="ignore"):
-        tilted_G: Weights = softmax(np.log(weights_G) + exponents_G)
-    return tilted_G
+def tilted(exponents_G: Weights) -> Weights:
+    """Return weights proportional to exp(exponents), in sum 1."""
+    weights_G: Weights = softmax(exponents_G)
+    return weights_G
 
 
 def min_norm_weights(vectors_GP: Weights, prior_G: Weights, epsilon: float) -> Weights:
@@ -47,7 +38,7 @@ def min_norm_weights(vectors_GP: Weights, prior_G: Weights, epsilon: float) -> W
         epsilon: largest distance of a weight from its prior; 0: the prior, 1: any weights.
 
     Raises:
-        ArithmeticError: the solver gives up.
+        ArithmeticError: a vector is not finite.
     """
     if not epsilon:
         return prior_G
@@ -62,7 +53,8 @@ def min_norm_weights(vectors_GP: Weights, prior_G: Weights, epsilon: float) -> W
         method="SLSQP",
         options={"ftol": 1e-12, "maxiter": 1000},
     )
-    if not solved.success and solved.status != _NO_FURTHER:
+    # A solver that stops early, for rounding or after many steps, still gives weights of the kind.
+    if not np.isfinite(solved.x).all():
         raise ArithmeticError(f"No weights of least norm were found: {solved.message}")
     weights_G: Weights = np.clip(solved.x, 0, None)
     weights_G /= weights_G.sum()

@@ -66,7 +66,14 @@ def make_strategy(config: RunConfig) -> Strategy:
         "min_evaluate_nodes": 0,
         "min_available_nodes": 1,
     }
-    return build(_factory(chosen), chosen, app_settings)
+    strategy = build(_factory(chosen), chosen, app_settings)
+    if isinstance(strategy, MRMTL) and config.compression.name == "top-k":
+        raise ConfigError(
+            "compression.name = 'top-k': expected another one with strategy.name = 'mr-mtl'. Its "
+            "clients send how far they are from the mean, to which what was left out in the round "
+            "before must not be added again."
+        )
+    return strategy
 
 
 def require_strategy(config: RunConfig) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import softmax
 
 from server_app.strategies.group_weighting import (
     GroupResult,
@@ -14,15 +13,17 @@ from server_app.strategies.group_weighting import (
 )
 from task import records
 from task.metrics import Fairness
-from task.weighting import Weights
+from task.weighting import Weights, tilted
 
 
 class AdaptiveAlpha(GroupWeighting):
     """Adaptive alpha (arXiv 2512.08786): groups count by softmax((1 - alignment so far) / T).
 
     The alignment so far is an exponential moving average of a group's alignment score on its own
-    held-back questions. While groups fare alike (their fairness index is at the threshold or above)
-    all count the same. The paper weighs rewards of groups; here the weights are on their updates.
+    held-back questions. These so have a say in training, and training groups' scores on them are no
+    longer of questions without any influence; held-out groups' scores are. While groups fare alike
+    (their fairness index is at the threshold or above) all count the same. The paper weighs rewards
+    of groups; here the weights are on their updates.
 
     Args:
         temperature: the paper's T: 0.1 makes a group count twice as much as one whose score is
@@ -75,5 +76,4 @@ class AdaptiveAlpha(GroupWeighting):
         index = Fairness.of(named).fairness_index
         if self.fairness_threshold < 1 and index >= self.fairness_threshold:
             return np.full(len(groups), 1 / len(groups))
-        weights_G: Weights = softmax((1 - alignment_G) / self.temperature)
-        return weights_G
+        return tilted((1 - alignment_G) / self.temperature)

@@ -20,7 +20,7 @@ class AFL(GroupWeighting):
 
     Minimises the loss under the worst mixture of groups: w follows the mixture of the round before,
     which takes a projected gradient step towards groups with a high loss. Here several local steps
-    stand for the paper's one.
+    stand for the paper's one, and the last parameters are kept, not their mean over rounds.
 
     Args:
         weight_learning_rate: step of a group's share per unit of loss, in equal shares: the paper's
@@ -44,12 +44,13 @@ class AFL(GroupWeighting):
     def weigh(self, groups: Sequence[GroupResult]) -> Weights:
         """Return the mixture, and move it; see `GroupWeighting.weigh`.
 
-        Shares are kept times the number of groups: a newcomer's is that of an average group.
+        Shares are kept times the number of groups: a newcomer's is that of an average group. What
+        the groups of a round have together stays the same, so absent ones lose and win nothing.
         """
         num_groups = len(groups)
         shares_G = self._shares.of(groups)
         total = shares_G.sum()
         mixture_G: Weights = shares_G / total if total else np.full(num_groups, 1 / num_groups)
         step_G = self.weight_learning_rate * reported(groups, records.LOSS_BEFORE) / num_groups
-        self._shares.keep(groups, project_to_simplex(mixture_G + step_G) * num_groups)
+        self._shares.keep(groups, project_to_simplex(mixture_G + step_G) * (total or num_groups))
         return mixture_G

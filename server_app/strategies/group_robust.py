@@ -1,4 +1,4 @@
-"""Group-robust weights: each group's weight grows exponentially with its cumulative loss."""
+"""Group-robust weights: a group's weight grows exponentially with its cumulative loss."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from server_app.strategies.group_weighting import (
     reported,
 )
 from task import records
-from task.weighting import Weights, exponentiated
+from task.weighting import Weights, tilted
 
 
 class GroupRobust(GroupWeighting):
@@ -32,7 +32,7 @@ class GroupRobust(GroupWeighting):
             raise ValueError(f"weight_learning_rate = {weight_learning_rate}: expected >= 0.")
         super().__init__(**flower_options)
         self.weight_learning_rate = weight_learning_rate
-        self._weights = Remembered(first=1.0)
+        self._exponents = Remembered(first=0.0)
 
     def settings(self) -> dict[str, object]:
         """See `GroupWeighting.settings`."""
@@ -41,9 +41,9 @@ class GroupRobust(GroupWeighting):
     def weigh(self, groups: Sequence[GroupResult]) -> Weights:
         """Move the weights, and return them; see `GroupWeighting.weigh`.
 
-        Kept times the number of groups, so that a newcomer's share is that of an average group.
+        What is kept of a group is the sum of its steps, so rounds without it change nothing.
         """
         step_G = self.weight_learning_rate * reported(groups, records.LOSS_BEFORE)
-        weights_G = exponentiated(self._weights.of(groups), step_G)
-        self._weights.keep(groups, weights_G * len(groups))
-        return weights_G
+        exponents_G = self._exponents.of(groups) + step_G
+        self._exponents.keep(groups, exponents_G)
+        return tilted(exponents_G)

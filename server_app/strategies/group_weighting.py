@@ -132,6 +132,8 @@ class GroupWeighting(flower.FedAvg):
         metrics = self.train_metrics_aggr_fn(
             [reply.content for reply in valid], self.weighted_by_key
         )
+        for name in self.reports:
+            metrics.pop(name, None)  # a mean of pairs of sums and weights says nothing
         return to_arrays(layout, new_P), metrics
 
     def _by_group(self, replies: Sequence[Message]) -> list[GroupResult]:

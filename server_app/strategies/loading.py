@@ -70,13 +70,14 @@ def build(
     Raises:
         ConfigError: the constructor does not take these options, or refuses them.
     """
-    parameters, takes_more = _parameters(factory)
+    try:
+        parameters, takes_more = _parameters(factory)
+    except (TypeError, ValueError) as error:  # a constructor that Python cannot look into
+        raise ConfigError(
+            f"strategy.name = {config.name!r}: its constructor's arguments cannot be told: {error}"
+        ) from error
     settings = {k: v for k, v in app_settings.items() if k in parameters or takes_more}
-    takes = {
-        name: parameter
-        for name, parameter in parameters.items()
-        if name not in app_settings and name not in _OF_FLOWER
-    }
+    takes = {name: parameter for name, parameter in parameters.items() if name not in app_settings}
     given: dict[str, Scalar] = {}
     for option, value in parse_options(config.options).items():
         name = option.replace("-", "_")
@@ -95,7 +96,7 @@ def build(
         )
     try:
         strategy = factory(**settings)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # it may be a stranger's code, and raise anything
         raise ConfigError(
             f"strategy.name = {config.name!r}, strategy.options = {config.options!r}: {error}"
         ) from error
@@ -127,15 +128,16 @@ def _parameters(factory: Callable[..., Strategy]) -> tuple[dict[str, inspect.Par
     found: dict[str, inspect.Parameter] = {}
     constructors: list[Callable[..., Any]] = [factory]
     if inspect.isclass(factory):
-        constructors = [vars(each)["__init__"] for each in factory.__mro__ if _has_own(each)]
+        constructors = [each.__init__ for each in factory.__mro__ if _has_own(each)]  # type: ignore[misc]
     takes_more = False
     for constructor in constructors:
         signature = inspect.signature(constructor, eval_str=False)
         takes_more = False
+        hidden = ("self", *(_OF_FLOWER if constructor.__module__.startswith("flwr.") else ()))
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 takes_more = True
-            elif parameter.kind is not parameter.VAR_POSITIONAL and name != "self":
+            elif parameter.kind is not parameter.VAR_POSITIONAL and name not in hidden:
                 hints = _hints(constructor)
                 found.setdefault(
                     name, parameter.replace(annotation=hints.get(name, parameter.annotation))
@@ -159,8 +161,15 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 def _typed(option: str, value: Scalar, annotation: Any) -> Scalar:
     """Check an option against its annotation, if that is a simple type or a union of some."""
     kinds = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    if any(kind in (Any, object, inspect.Parameter.empty) for kind in kinds):
+        return value
     simple = [kind for kind in kinds if kind in _SIMPLE]
-    if not simple or type(value) in simple:
+    if not simple:
+        raise ConfigError(
+            f"strategy.options.{option} = {value!r}: expected a {annotation}, which an option "
+            "cannot be. Options are numbers, texts or true and false."
+        )
+    if type(value) in simple:
         return value
     if float in simple and type(value) is int:
         return float(value)

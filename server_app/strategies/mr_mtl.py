@@ -10,7 +10,9 @@ class MRMTL(Personal):
     """Mean-regularised multi-task learning (arXiv 2206.07902, algorithm 1).
 
     Every training group trains its own parameters on F_k(w) + mu / 2 |w - mean|^2 and sends them;
-    the global parameters are their mean, which starts no training after the first round.
+    the global parameters are their mean (the paper's: all groups alike; here: by their numbers of
+    examples), which starts no training after the first round. Clipping bounds how far a group is
+    from the mean, not what it learns in a round.
 
     Args:
         proximal_mu: the paper's lambda; 0: local training, large: FedAvg.

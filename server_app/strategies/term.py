@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from server_app.strategies.group_weighting import GroupResult, GroupWeighting, reported
 from task import records
-from task.weighting import Weights, exponentiated
+from task.weighting import Weights, tilted
 
 
 class TERM(GroupWeighting):
     """Tilted empirical risk minimisation between groups (arXiv 2007.01162, eq. 4 with tau = 0).
 
     The gradient of log(mean(exp(t * loss))) / t weighs a group by exp(t * loss): t = 0 is the plain
-    mean over groups, a large t the worst group, a negative one the best (robust to outliers).
+    mean over groups, a large t the worst group, a negative one the best (robust to outliers). Groups
+    count the same here, whatever their size.
 
     Args:
         tilt: the paper's t.
@@ -33,5 +32,4 @@ class TERM(GroupWeighting):
 
     def weigh(self, groups: Sequence[GroupResult]) -> Weights:
         """See `GroupWeighting.weigh`."""
-        losses_G = reported(groups, records.LOSS_BEFORE)
-        return exponentiated(np.ones(len(groups)), self.tilt * losses_G)
+        return tilted(self.tilt * reported(groups, records.LOSS_BEFORE))
