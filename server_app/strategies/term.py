@@ -12,8 +12,8 @@ class TERM(GroupWeighting):
     """Tilted empirical risk minimisation between groups (arXiv 2007.01162, eq. 4 with tau = 0).
 
     The gradient of log(mean(exp(t * loss))) / t weighs a group by exp(t * loss): t = 0 is the plain
-    mean over groups, a large t the worst group, a negative one the best (robust to outliers). Groups
-    count the same here, whatever their size.
+    mean over groups, a large t the worst group, a negative one the best (robust to outliers).
+    Groups count the same here, whatever their size.
 
     Args:
         tilt: the paper's t.
