@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import OptimizeResult
 
-from task.weighting import exponentiated, min_norm_weights, project_to_simplex
+from task import weighting
+from task.weighting import min_norm_weights, project_to_simplex, tilted
 
 numbers = st.floats(-10, 10)
 lists = st.lists(numbers, min_size=1, max_size=7).map(np.array)
@@ -48,16 +50,15 @@ def test_projections_worked_out_by_hand(values: list[float], expected: list[floa
     np.testing.assert_allclose(project_to_simplex(np.array(values)), expected, atol=1e-15)
 
 
-def test_exponentiated_weights_worked_out_by_hand() -> None:
-    # 0.2 * e^0, 0.3 * 2, 0.5 * 4: in sum 2.8
-    weights = exponentiated(np.array([0.2, 0.3, 0.5]), np.log([1.0, 2.0, 4.0]))
-    np.testing.assert_allclose(weights, [0.2 / 2.8, 0.6 / 2.8, 2 / 2.8])
+def test_tilted_weights_worked_out_by_hand() -> None:
+    np.testing.assert_allclose(tilted(np.log([1.0, 3.0, 4.0])), [1 / 8, 3 / 8, 4 / 8])
+    np.testing.assert_allclose(tilted(np.log([0.5, 0.5])), [0.5, 0.5])
+    assert tilted(np.array([-7.0])).tolist() == [1]
 
 
-def test_a_weight_of_0_stays_0_and_large_exponents_do_not_overflow() -> None:
-    np.testing.assert_allclose(exponentiated(np.array([0.0, 1.0]), np.array([9.0, 0.0])), [0, 1])
-    weights = exponentiated(np.ones(3), np.array([1e6, 1e6, -1e6]))
-    np.testing.assert_allclose(weights, [0.5, 0.5, 0])
+def test_large_exponents_do_not_overflow() -> None:
+    np.testing.assert_allclose(tilted(np.array([1e6, 1e6, -1e6])), [0.5, 0.5, 0])
+    np.testing.assert_allclose(tilted(np.array([-1e6, -1e6])), [0.5, 0.5])
 
 
 def grid(parts: int, steps: int) -> np.ndarray:
@@ -147,3 +148,30 @@ def test_vectors_of_0_and_a_single_one_have_weights_too() -> None:
     weights = min_norm_weights(np.zeros((3, 4)), prior, 0.5)
     np.testing.assert_allclose(weights, prior)
     assert min_norm_weights(np.ones((1, 4)), np.ones(1), 0.5).tolist() == [1]
+
+
+@pytest.mark.parametrize("status", [4, 8, 9])
+def test_weights_of_a_solver_that_stops_early_are_used(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """They are scaled to sum to 1, and what rounding made negative counts nothing."""
+    stopped = OptimizeResult(
+        x=np.array([0.5, 1.5, -1e-17]), success=False, status=status, message="stopped"
+    )
+    monkeypatch.setattr(weighting, "minimize", lambda *_, **__: stopped)
+    weights = min_norm_weights(np.eye(3), np.full(3, 1 / 3), 1.0)
+    np.testing.assert_allclose(weights, [0.25, 0.75, 0], atol=1e-16)
+    assert weights.min() >= 0
+
+
+def test_a_solver_that_finds_no_numbers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = OptimizeResult(x=np.array([0.5, np.nan]), success=True, status=0, message="lost")
+    monkeypatch.setattr(weighting, "minimize", lambda *_, **__: lost)
+    with pytest.raises(ArithmeticError, match=r"No weights of least norm were found: lost"):
+        min_norm_weights(np.eye(2), np.full(2, 0.5), 1.0)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_an_error(wrong: float) -> None:
+    with np.errstate(all="ignore"), pytest.raises(ArithmeticError):
+        min_norm_weights(np.array([[1.0, wrong], [0.0, 2.0]]), np.full(2, 0.5), 1.0)

@@ -38,8 +38,30 @@ def test_groups_that_were_missing_keep_their_share_and_newcomers_have_an_average
     rule = AFL(weight_learning_rate=2.0)  # of two groups: shares move by the losses
     losses(rule, A=0.1, B=0.3)  # leaves A 0.4 and B 0.6 of two groups: 0.8 and 1.2 of an equal part
     assert losses(rule, B=0.1, C=0.1) == pytest.approx([1.2 / 2.2, 1 / 2.2])
-    # equal losses move nothing: B has 12/11 and C 10/11 of an equal part
-    assert losses(rule, A=0.0, B=0.0) == pytest.approx([0.8 / (0.8 + 12 / 11), 1 - 11 / 26])
+    # equal losses move nothing: A has 0.8, B 1.2 and C 1
+    assert losses(rule, A=0.0, B=0.0) == pytest.approx([0.4, 0.6])
+    assert losses(rule, A=0.0, B=0.0, C=0.0) == pytest.approx([0.8 / 3, 1.2 / 3, 1 / 3])
+
+
+def test_what_the_groups_of_a_round_have_together_stays_the_same() -> None:
+    rule = AFL(weight_learning_rate=2.0)  # of two groups: shares move by the losses
+    losses(rule, A=0.1, B=0.3)  # leaves A 0.4 and B 0.6 of two equal parts: 0.8 and 1.2
+    # 6/11 + 0.1 and 5/11, in sum 1.1: less 0.05 each, of 2.2 equal parts
+    losses(rule, B=0.1, C=0.0)
+    b, c = (6 / 11 + 0.05) * 2.2, (5 / 11 - 0.05) * 2.2
+    assert b + c == pytest.approx(2.2)
+    assert losses(rule, A=0.0, B=0.0, C=0.0) == pytest.approx([0.8 / 3, b / 3, c / 3])
+
+
+def test_rounds_in_which_groups_are_absent_do_not_erase_what_they_have() -> None:
+    rule = AFL(weight_learning_rate=0.2)
+    losses(rule, A=2.0, B=2.0, C=0.1, D=0.1)
+    # 0.25 + 0.2 * 2 / 4 = 0.35 and 0.25 + 0.2 * 0.1 / 4 = 0.255, in sum 1.21: less 0.0525 each
+    for _ in range(5):
+        assert losses(rule, A=2.0, B=2.0) == pytest.approx([0.5, 0.5])
+        assert losses(rule, C=0.1, D=0.1) == pytest.approx([0.5, 0.5])
+    expected = [0.2975, 0.2975, 0.2025, 0.2025]
+    assert losses(rule, A=0.0, B=0.0, C=0.0, D=0.0) == pytest.approx(expected)
 
 
 def test_groups_that_count_nothing_and_meet_alone_count_the_same() -> None:
@@ -81,7 +103,7 @@ def test_rounds_equal_a_slow_loop_with_groups_that_come_and_go() -> None:
             level = (low + high) / 2
             above = sum(max(value - level, 0) for value in moved.values())
             low, high = (level, high) if above > 1 else (low, level)
-        kept.update({group: max(value - low, 0) * len(moved) for group, value in moved.items()})
+        kept.update({group: max(value - low, 0) * total for group, value in moved.items()})
         return mixture
 
     config = three_of_five("afl", "weight-learning-rate=9.0")

@@ -40,6 +40,12 @@ class Rule(GroupWeighting):
         return weights / weights.sum()
 
 
+class Unasked(Rule):
+    """Weighs as `Rule` does, and asks for nothing."""
+
+    reports: ClassVar[tuple[str, ...]] = ()
+
+
 @dataclass
 class Node:
     """What a client sends back."""
@@ -48,6 +54,7 @@ class Node:
     shift: float = 0.0
     examples: int = 1
     loss: tuple[float, float] = (1.0, 1.0)
+    said: float = 0.5
 
 
 class FewClients:
@@ -88,7 +95,7 @@ def a_round(
         arrays = ArrayRecord({"w": Array(W + np.float32(node.shift)), "b": Array(B)})
         said = {
             records.NUM_EXAMPLES: node.examples,
-            records.LOSS: 0.5,
+            records.LOSS: node.said,
             records.LOSS_BEFORE: list(node.loss),
         }
         content = RecordDict({records.ARRAYS: arrays, records.METRICS: MetricRecord(said)})
@@ -134,11 +141,22 @@ def test_on_a_grid_that_knows_no_groups_every_client_is_one() -> None:
 
 
 def test_metrics_are_averaged_by_examples_as_flowers_fedavg_does() -> None:
-    _, said = a_round(
-        Rule(**options()), [Node("A", examples=1), Node("B", examples=3, loss=(5.0, 5.0))]
-    )
-    assert said[records.LOSS] == 0.5
-    assert said[records.LOSS_BEFORE] == pytest.approx([4.0, 4.0])
+    nodes = [Node("A", examples=1, said=0.5), Node("B", examples=3, said=1.5)]
+    _, said = a_round(Rule(**options()), nodes)
+    assert dict(said) == {records.LOSS: pytest.approx((0.5 + 3 * 1.5) / 4)}
+
+
+def test_reports_are_no_metrics_of_a_round() -> None:
+    """They are sums and weights, whose mean says nothing; what no rule asks for stays."""
+    nodes = [Node("A", loss=(3.0, 6.0)), Node("B", loss=(5.0, 5.0))]
+    rule = Rule(**options())
+    _, said = a_round(rule, nodes)
+    assert [each.reports for each in rule.seen] == [
+        {records.LOSS_BEFORE: value} for value in (0.5, 1)
+    ]
+    assert records.LOSS_BEFORE not in said
+    _, said = a_round(Unasked(**options()), nodes)
+    assert said[records.LOSS_BEFORE] == pytest.approx([4.0, 5.5])
 
 
 def test_without_replies_the_parameters_stay() -> None:
