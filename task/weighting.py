@@ -54,7 +54,7 @@ def min_norm_weights(vectors_GP: Weights, prior_G: Weights, epsilon: float) -> W
         options={"ftol": 1e-12, "maxiter": 1000},
     )
     # A solver that stops early, for rounding or after many steps, still gives weights of the kind.
-    if not np.isfinite(solved.x).all():
+    if not (np.isfinite(gram_GG).all() and np.isfinite(solved.x).all()):
         raise ArithmeticError(f"No weights of least norm were found: {solved.message}")
     weights_G: Weights = np.clip(solved.x, 0, None)
     weights_G /= weights_G.sum()

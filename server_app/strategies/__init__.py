@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 
+from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import (
     FedMedian,
     FedTrimmedAvg,
@@ -21,6 +22,7 @@ from server_app.strategies.loading import build, load_own
 from server_app.strategies.mr_mtl import MRMTL
 from server_app.strategies.qfedavg import QFedAvg
 from server_app.strategies.term import TERM
+from task import records
 from task.config import RunConfig, Scalar, StrategyConfig
 from task.errors import ConfigError, suggest
 
@@ -67,6 +69,8 @@ def make_strategy(config: RunConfig) -> Strategy:
         "min_available_nodes": 1,
     }
     strategy = build(_factory(chosen), chosen, app_settings)
+    if isinstance(strategy, flower.QFedAvg):
+        strategy.train_loss_key = records.LOSS  # what clients here call it
     if isinstance(strategy, MRMTL) and config.compression.name == "top-k":
         raise ConfigError(
             "compression.name = 'top-k': expected another one with strategy.name = 'mr-mtl'. Its "

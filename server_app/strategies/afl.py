@@ -52,5 +52,5 @@ class AFL(GroupWeighting):
         total = shares_G.sum()
         mixture_G: Weights = shares_G / total if total else np.full(num_groups, 1 / num_groups)
         step_G = self.weight_learning_rate * reported(groups, records.LOSS_BEFORE) / num_groups
-        self._shares.keep(groups, project_to_simplex(mixture_G + step_G) * (total or num_groups))
+        self._shares.keep(groups, project_to_simplex(mixture_G + step_G) * total)
         return mixture_G

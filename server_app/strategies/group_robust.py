@@ -41,7 +41,8 @@ class GroupRobust(GroupWeighting):
     def weigh(self, groups: Sequence[GroupResult]) -> Weights:
         """Move the weights, and return them; see `GroupWeighting.weigh`.
 
-        What is kept of a group is the sum of its steps, so rounds without it change nothing.
+        What is kept of a group is the sum of its steps, so rounds without it change nothing: where
+        cohorts are drawn, groups that are drawn more often have taken more steps.
         """
         step_G = self.weight_learning_rate * reported(groups, records.LOSS_BEFORE)
         exponents_G = self._exponents.of(groups) + step_G

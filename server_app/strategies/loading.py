@@ -18,6 +18,7 @@ from task.options import dashed, parse_options
 from task.paths import project_folder
 
 _SIMPLE = (bool, int, float, str)
+_ANYTHING = (Any, object, inspect.Parameter.empty)
 
 
 def load_own(name: str) -> Callable[..., Strategy]:
@@ -133,7 +134,7 @@ def _parameters(factory: Callable[..., Strategy]) -> tuple[dict[str, inspect.Par
     for constructor in constructors:
         signature = inspect.signature(constructor, eval_str=False)
         takes_more = False
-        hidden = ("self", *(_OF_FLOWER if constructor.__module__.startswith("flwr.") else ()))
+        hidden = ("self", *(_OF_FLOWER if _is_flowers(constructor) else ()))
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 takes_more = True
@@ -151,6 +152,10 @@ def _has_own(kind: type) -> bool:
     return kind is not object and "__init__" in vars(kind)
 
 
+def _is_flowers(constructor: Callable[..., Any]) -> bool:
+    return str(getattr(constructor, "__module__", "")).startswith("flwr.")
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
@@ -161,8 +166,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 def _typed(option: str, value: Scalar, annotation: Any) -> Scalar:
     """Check an option against its annotation, if that is a simple type or a union of some."""
     kinds = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    if any(kind in (Any, object, inspect.Parameter.empty) for kind in kinds):
-        return value
+    if any(kind in _ANYTHING or isinstance(kind, str) for kind in kinds):
+        return value  # a text is an annotation that only a type checker understands
     simple = [kind for kind in kinds if kind in _SIMPLE]
     if not simple:
         raise ConfigError(

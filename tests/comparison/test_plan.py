@@ -11,7 +11,7 @@ from comparison.plan import OTHER_METHODS, Plan, federated
 from server_app.strategies import STRATEGIES
 from task.config import RunConfig, StrategyConfig
 from task.errors import ConfigError, SurveyError, UserError
-from tests.comparison.examples import comparison_config, make_plan, only_cell
+from tests.comparison.examples import FAST, comparison_config, make_plan, only_cell
 
 OTHER_VALUES = {
     bool: lambda value: not value,
@@ -327,3 +327,42 @@ def test_a_strategy_cannot_be_renamed_by_its_overrides() -> None:
 def test_local_needs_two_context_questions() -> None:
     with pytest.raises(ConfigError, match="num-context = 1"):
         make_plan(methods=("local",), config=comparison_config(evaluation__num_context=1)).cells()
+
+
+# -- strategies ------------------------------------------------------------------------------------
+
+
+def test_methods_that_are_not_federated_do_not_depend_on_the_runs_strategy() -> None:
+    config = comparison_config(
+        strategy__name="term", strategy__options="tilt=3", strategy__clipping_norm=0.5
+    )
+    methods = (*FAST, "centralized-rounds")
+    for cell, plain in zip(
+        make_plan(config=config, methods=methods).cells(),
+        make_plan(methods=methods).cells(),
+        strict=True,
+    ):
+        assert cell.config.strategy == StrategyConfig()
+        assert cell.key == plain.key
+
+
+def test_an_own_strategys_path_may_be_relative_and_its_options_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from flwr.serverapp.strategy import FedAvg\n"
+        "class Mine(FedAvg):\n"
+        "    def __init__(self, number: int = 1, **rest) -> None:\n"
+        "        super().__init__(**rest)\n"
+    )
+    absolute = f"{tmp_path}/mine.py:Mine"
+    config = comparison_config(strategy__name=absolute, strategy__options="number=3")
+    methods = federated(
+        ["mine.py:Mine", absolute, "mine.py:Mine strategy.options.number=4", "fedavg"]
+    )
+    strategies = [
+        cell.config.strategy for cell in make_plan(config=config, methods=methods).cells()
+    ]
+    assert [each.options for each in strategies] == ["number=3", "number=3", "number=4", ""]
+    assert [each.name for each in strategies] == [absolute, absolute, absolute, "fedavg"]

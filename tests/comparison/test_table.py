@@ -103,3 +103,28 @@ def test_a_comparison_without_held_out_groups_shows_the_training_groups_alone(
 def test_a_comparison_of_nothing_finished_can_be_shown(tmp_path: Path) -> None:
     text = shown(tmp_path, {("uniform", 0, 0): None})
     assert text.startswith("Not finished: 1 cells are missing")
+
+
+def test_strategies_are_shown_against_the_first(tmp_path: Path) -> None:
+    given = {
+        ("federated fedavg", 0, 0): result({"A": 0.5, "C": 0.6, "D": 0.8}),
+        ("federated fedavg", 1, 0): result({"A": 0.5, "C": 0.7, "D": 0.9}),
+        ("uniform", 0, 0): result({"A": 0.5, "C": 0.5, "D": 0.5}),
+        ("federated term", 0, 0): result({"A": 0.4, "C": 0.7, "D": 0.9}),
+        ("federated term", 1, 0): result({"A": 0.4, "C": 0.9, "D": 1.0}),
+    }
+    text = shown(tmp_path, given)
+    rows = rows_of(text, "Against Federated (fedavg): Held-out groups")
+    assert rows[0] == ["method", "AS", "worst group", "worst decile", "CoV", "FI"]
+    (row,) = rows[2:]
+    # 0.1 and 0.15: 0.125, and 12.7062 * 0.025 = 0.3177 on both sides
+    assert row[:2] == ["Federated (term)", "+0.1250 [-0.1927, +0.4427]"]
+    assert row[2] == row[3] == "+0.1500 [-0.4853, +0.7853]"
+    assert row[4].startswith("-0.0451 [")
+    title = "Against Federated (fedavg): Training groups (held-back questions)"
+    assert rows_of(text, title)[2][:2] == ["Federated (term)", "-0.1000"]
+    assert "Paired differences, seed by seed; intervals are 95 % t intervals" in text
+
+
+def test_with_one_strategy_there_is_no_table_against_the_first(text: str) -> None:
+    assert "Against Federated" not in text

@@ -6,12 +6,15 @@ import pytest
 import vl_convert
 
 import comparison.results
+from comparison.versus_first import METRICS as VERSUS_FIRST
 from report.blocks import Claims, Figure, Report, Table
 from report.build import build_report
 from report.comparison_report import comparison_report
+from report.comparison_tables import versus_first_tables
 from report.figures import standalone_spec
+from report.methods import Methods
 from report.numbers import MINUS, NONE
-from tests.report.fake_results import HELD_OUT, METHODS, SEEDS, fake_results
+from tests.report.fake_results import HELD_OUT, METHODS, SEEDS, fake_results, interval
 from tests.report.pages import Page, read_page
 
 MISSING = ["federated fedprox, seed 3, fold 1", "probe, seed 2"]
@@ -301,3 +304,51 @@ def test_clipping_has_a_privacy_section() -> None:
 
 def test_the_command_is_repeated(page: Page) -> None:
     assert "pluralllm compare conf/global-opinions.toml --seeds 5" in page.text
+
+
+# -- strategies against the first
+
+
+def against_first() -> dict[str, Any]:
+    other = {key: interval(-0.0123) for key in VERSUS_FIRST} | {
+        "cov": {"mean": 0.00456, "low": None, "high": None, "per_seed": [0.00456]}
+    }
+    roles = {"held_out": {"federated fedprox": other}, "train": {"federated fedprox": other}}
+    results = fake_results()
+    results["versus_first"] = {"versus": "federated fedavg", "roles": roles, "note": "By seed."}
+    return results
+
+
+def test_strategies_have_a_table_against_the_first_for_each_role() -> None:
+    results = against_first()
+    held_out, train = versus_first_tables(results, Methods.of(results))
+    for table, role in ((held_out, "Held-out"), (train, "Training")):
+        wanted = f"{role} groups: difference to Federated (FedAvg), and 95 % interval"
+        assert table.caption == wanted
+        assert table.note == "By seed."
+    assert [column.heading for column in held_out.columns] == [
+        *("Method", "Alignment score", "Worst group", "Worst decile", "CoV", "Fairness index")
+    ]
+    (row,) = held_out.rows
+    assert row[0].text == "Federated (FedProx)"
+    assert row[0].colour
+    assert row[1].text == f"{MINUS}0.0123 ({MINUS}0.0183 to {MINUS}0.0063)"
+    assert row[4].text == "0.0046"  # without an interval
+
+
+def test_tables_against_the_first_come_last_among_the_differences() -> None:
+    results = against_first()
+    tables = [b for b in blocks(report_of(results), "differences") if isinstance(b, Table)]
+    assert [table.caption.split(":")[0] for table in tables[-2:]] == [
+        *("Held-out groups", "Training groups")
+    ]
+    results["paired"] = []  # without a centralized method
+    assert len(blocks(report_of(results), "differences")) == 2
+
+
+@pytest.mark.parametrize(
+    "compared", [None, {}, {"versus": "federated fedavg", "roles": {}, "note": "By seed."}]
+)
+def test_without_anything_to_compare_there_is_no_table(compared: Any) -> None:
+    results = {**fake_results(), "versus_first": compared}
+    assert versus_first_tables(results, Methods.of(results)) == []

@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from server_app.monitor import RoundMonitor
 from server_app.run_directory import RunDirectory, load_predictor
 from server_app.sinks import JsonLines
+from server_app.strategies.ditto import Ditto
 from task import records
 from task.baselines import score_baselines
 from task.config import RunConfig
@@ -256,3 +257,27 @@ def test_megabytes_cover_the_evaluation_too(tmp_path: Path) -> None:
         for array in record.values()
     )
     assert line["megabytes_down"] == pytest.approx(sent / 1e6) != 0
+
+
+def test_a_group_without_own_parameters_counts_with_its_global_score(tmp_path: Path) -> None:
+    own = {FAULTY: 0.9, "Northern farmers": 0.6}
+
+    def fault(message: Message, answer: Callable[[Message], Message]) -> Message | None:
+        group, _ = group_and_round(message)
+
+        def add_own(content: RecordDict) -> None:
+            if group in own:
+                metrics = content.metric_records[records.METRICS]
+                metrics[records.PERSONAL_SCORE] = [own[group] * 8.0, 8.0]
+
+        return scripted([0.3], [0.1])(message, lambda m: with_content(add_own)(m, answer))
+
+    run = Run(tmp_path, tiny_config(), only(fault, message_type="evaluate"), Ditto())
+    run.observe(0)
+    run.monitor.finish()
+    personal = run.lines()[0]["personal"]
+    # the teachers have not trained yet; held-out groups never do
+    assert personal["groups"] == pytest.approx(own | {"Northern teachers": 0.3})
+    assert personal["alignment_score"] == pytest.approx(0.6)
+    assert personal["worst_group_name"] == "Northern teachers"
+    assert json.loads((tmp_path / "summary.json").read_text())["personal"] == personal

@@ -152,3 +152,15 @@ def test_impossible_options_are_an_error_that_names_them(name: str, options: str
     assert option.replace("-", "_") in str(error.value).replace("-", "_")
     assert value in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_mr_mtl_takes_any_compression_but_top_k(tmp_path: Path) -> None:
+    """What top-k leaves out is added in the next round, to a distance that holds it already."""
+    for name, compression in (("mr-mtl", "int8"), ("ditto", "top-k"), ("fedavg", "top-k")):
+        make_strategy(tiny_config(strategy__name=name, compression__name=compression))
+    own = tmp_path / "mine.py"
+    own.write_text("from server_app.strategies.mr_mtl import MRMTL as Mine\n")
+    for name in ("mr-mtl", f"{own}:Mine"):
+        with pytest.raises(ConfigError, match=r"compression\.name = 'top-k'.*'mr-mtl'") as error:
+            make_strategy(tiny_config(strategy__name=name, compression__name="top-k"))
+        assert len(str(error.value).splitlines()) == 1

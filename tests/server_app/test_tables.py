@@ -121,3 +121,16 @@ def test_a_predictor_below_a_baseline_is_said_to_be(capsys) -> None:
     print_summary({"held_out": models, "train": models})
     (said,) = [line for line in rows(capsys) if line.startswith("The predictor")]
     assert "below the uniform baseline" in said
+
+
+def test_own_parameters_have_a_row_below_the_training_groups(capsys) -> None:
+    own = {"alignment_score": 0.75, "worst_group": 0.5, "cov": 0.25, "fairness_index": 0.9375}
+    print_summary({"held_out": {"model": ROLE}, "train": {"model": ROLE}, "personal": own})
+    _, *printed = rows(capsys)
+    assert [row[:26].strip() for row in printed] == [
+        "held-out model",
+        "train model",
+        "train, own parameters",
+    ]
+    assert printed[2].split()[3:] == ["0.7500", "-", "-", "0.5000", "0.2500", "0.9375"]
+    assert len(set(map(len, printed))) == 1

@@ -3,9 +3,16 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from task import statistics
-from task.statistics import bootstrap_interval, first_within, paired_interval, two_way_p_value
+from task.statistics import (
+    bootstrap_interval,
+    first_within,
+    paired_interval,
+    student_interval,
+    two_way_p_value,
+)
 
 # -- bootstrap over seeds --------------------------------------------------------------------------
 
@@ -50,6 +57,40 @@ def test_intervals_shrink_with_the_number_of_seeds_and_shift_with_the_values():
     assert high - low < few_high - few_low
     assert bootstrap_interval(values + 3) == pytest.approx((low + 3, high + 3))
     assert bootstrap_interval(values) == (low, high)  # the same at every call
+
+
+# -- t interval over seeds -------------------------------------------------------------------------
+
+
+def test_a_t_interval_worked_out_by_hand():
+    # mean 2, standard deviation 1, of the mean 1 / sqrt(3); t of 2 degrees of freedom is 4.3027
+    half = 4.302653 / 3**0.5
+    assert student_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
+    # standard deviation 0.2 / sqrt(2), of the mean 0.1; t of 1 degree of freedom is 12.7062
+    assert student_interval([0.1, 0.3]) == pytest.approx((-1.07062, 1.47062), abs=1e-5)
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 40])
+def test_the_t_interval_is_that_of_scipy(number):
+    values = np.random.default_rng(number).normal(0.7, 0.1, number).tolist()
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert student_interval(values) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_t_interval_of_equal_values_is_that_value():
+    assert student_interval([0.75] * 5) == (0.75, 0.75)
+
+
+@pytest.mark.parametrize("values", [[], [0.5]])
+def test_a_t_interval_needs_two_seeds(values):
+    with pytest.raises(ValueError, match="at least 2"):
+        student_interval(values)
+
+
+def test_the_t_interval_of_three_seeds_holds_the_truth_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    intervals = [student_interval(random.normal(0.7, 0.1, 3)) for _ in range(1000)]
+    assert 0.93 < np.mean([low <= 0.7 <= high for low, high in intervals]) < 0.97
 
 
 # -- pigeonhole bootstrap over seeds and groups ----------------------------------------------------

@@ -3,13 +3,14 @@
 import importlib
 import sys
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, indent
 from typing import Any
 
 import pytest
 from flwr.serverapp import strategy as flower
 
 from server_app.strategies import STRATEGIES, make_strategy, require_strategy
+from task import records
 from task.config import RunConfig
 from task.errors import ConfigError
 from tests.server_app.in_process_grid import InProcessGrid, tiny_config
@@ -63,6 +64,18 @@ def file(tmp_path: Path) -> Path:
 
 def made(name: str, options: str = "", **changes: Any) -> Any:
     return make_strategy(tiny_config(strategy__name=name, strategy__options=options, **changes))
+
+
+def own(folder: Path, body: str, future: str = "") -> str:
+    """The name of a strategy in a file, whose class has this body."""
+    path = folder / "own.py"
+    lines = [
+        *(future, "import functools", "from collections.abc import Callable"),
+        *("from typing import Any", "from flwr.serverapp.strategy import FedAvg"),
+        *("class Own(FedAvg):", indent(dedent(body), "    ")),
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return f"{path}:Own"
 
 
 def refused(name: str, options: str = "") -> str:
@@ -248,6 +261,88 @@ def test_what_the_constructor_refuses_is_said_with_the_options(file: Path) -> No
     assert message.endswith("number = -2: expected >= 0.")
 
 
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [("1 / 0", "division by zero"), ("{}['size']", "'size'"), ("assert False, 'no'", "no")],
+)
+def test_whatever_the_constructor_raises_is_said(tmp_path: Path, code: str, problem: str) -> None:
+    name = own(tmp_path, f"def __init__(self, **rest) -> None: {code}")
+    assert refused(name).endswith(f"strategy.options = '': {problem}")
+
+
+def test_a_constructor_that_is_a_partial_method_is_looked_into(tmp_path: Path) -> None:
+    name = own(
+        tmp_path,
+        """
+        def set_up(self, *, rate: float = 0.5, **rest) -> None:
+            super().__init__(**rest)
+            self.rate = rate
+
+        __init__ = functools.partialmethod(set_up, rate=0.25)
+        """,
+    )
+    assert made(name).rate == 0.25
+    assert made(name, "rate=0.75").rate == 0.75
+    assert made(name).fraction_evaluate == 0.0
+    assert refused(name, "rate=fast") == "strategy.options.rate = 'fast': expected float."
+    assert "Did you mean 'rate'?" in refused(name, "raet=1")
+
+
+def test_what_is_no_number_text_or_bool_cannot_be_an_option(tmp_path: Path) -> None:
+    name = own(
+        tmp_path,
+        """
+        def __init__(self, *, sizes: list[int] = (1, 2), call: Callable | None = None,
+                     either: list[int] | float = 0.5, any: Any = None, bare=None, **rest) -> None:
+            super().__init__(**rest)
+            self.given = (sizes, call, either, any, bare)
+        """,
+    )
+    assert made(name).given == ((1, 2), None, 0.5, None, None)
+    assert made(name, "either=2 any=x bare=true").given == ((1, 2), None, 2.0, "x", True)
+    for option in ("sizes", "call"):
+        message = refused(name, f"{option}=3")
+        assert message.startswith(f"strategy.options.{option} = 3: expected a ")
+        assert message.endswith("Options are numbers, texts or true and false.")
+
+
+def test_names_that_flower_has_too_are_options_of_an_own_constructor_alone(tmp_path: Path) -> None:
+    name = own(
+        tmp_path,
+        """
+        def __init__(self, *, eta_l: float = 0.5, train_loss_key: str = "x", **rest) -> None:
+            super().__init__(**rest)
+            self.given = (eta_l, train_loss_key)
+        """,
+    )
+    assert made(name, "eta-l=0.25 train-loss-key=loss").given == (0.25, "loss")
+    assert "takes: eta-l=0.5, train-loss-key=x." in refused(name, "weighted-by-key=loss")
+    assert "FedAdam does not take it" in refused("flwr.serverapp.strategy:FedAdam", "eta-l=0.25")
+
+
+def test_what_python_cannot_look_into_is_refused() -> None:
+    assert "its constructor's arguments cannot be told" in refused("builtins:max")
+
+
+def test_a_class_that_is_not_written_in_python_is_refused() -> None:
+    assert refused("builtins:dict").endswith("Strategy, got a dict.")
+
+
+def test_an_annotation_that_only_a_type_checker_understands_spoils_no_option(
+    tmp_path: Path,
+) -> None:
+    name = own(
+        tmp_path,
+        """
+        def __init__(self, *, rate: float = 0.5, tree: "Forest | None" = None, **rest) -> None:
+            super().__init__(**rest)
+            self.rate = rate
+        """,
+        future="from __future__ import annotations",
+    )
+    assert made(name, "rate=0.25").rate == 0.25
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_named_strategy_takes_the_cohort_as_it_is_and_leaves_evaluation_alone(
     name: str,
@@ -274,3 +369,8 @@ def test_a_files_relative_path_becomes_absolute_and_other_names_stay(
     assert absolute("~/mine.py:Mine") == "/home/somebody/mine.py:Mine"
     for name in ("fedavg", "rules.mine:Mine"):
         assert absolute(name) == name
+
+
+def test_flowers_own_qfedavg_by_its_path_reads_the_loss_that_clients_send() -> None:
+    strategy = made("flwr.serverapp.strategy:QFedAvg", "client-learning-rate=30.0")
+    assert strategy.train_loss_key == records.LOSS
