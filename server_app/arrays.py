@@ -61,6 +61,18 @@ def to_arrays(layout: Layout, vector_P: torch.Tensor) -> ArrayRecord:
     return arrays
 
 
+def decoded(arrays: ArrayRecord) -> ArrayRecord:
+    """Return arrays that a thread can read while others read theirs.
+
+    NumPy parses the header of a serialised array as Python, and CPython 3.11 cannot parse in two
+    threads at once: "AST constructor recursion depth mismatch", rarely.
+    """
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = array if isinstance(array, LocalArray) else LocalArray(array.numpy())
+    return record
+
+
 def num_bytes(arrays: ArrayRecord) -> int:
     """Return how many bytes the arrays take on the wire."""
     return sum(

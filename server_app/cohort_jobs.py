@@ -14,7 +14,7 @@ from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
-from server_app.arrays import layout_of, to_arrays
+from server_app.arrays import decoded, layout_of, to_arrays
 from server_app.cohort_workers import Workers
 from server_app.metadata import changed
 from task import records
@@ -136,6 +136,8 @@ def call_job(message: Message, num_workers: int) -> Job:
     worker = crc32(str(briefing.get(records.GROUP, "")).encode()) % num_workers
     # Its own containers: a mod may change what is in them, and clients share the records.
     content = RecordDict({name: record.copy() for name, record in message.content.items()})
+    for name, arrays in message.content.array_records.items():
+        content[name] = decoded(arrays)
     own = make_message(message.metadata, content)
     return Job("call", (own,), [message], lambda reply: Outcome([reply]), worker)
 

@@ -82,6 +82,24 @@ def test_parameters_equal_those_of_the_real_client_app_bit_for_bit(
     assert identical(called, computed)
 
 
+def test_worker_threads_that_call_the_client_app_parse_no_arrays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPython 3.11 cannot parse in two threads at once, and the main thread reads replies."""
+    load = np.load
+
+    def load_in_main_thread(*args: Any, **options: Any) -> Any:
+        assert threading.current_thread() is threading.main_thread()
+        return load(*args, **options)
+
+    config = cohort_config(run__directory=str(tmp_path / "run"), strategy__name="ditto")
+    train_with_cohort(config)  # survey and features are read and kept
+    monkeypatch.setattr(np, "load", load_in_main_thread)
+    other = cohort_config(run__directory=str(tmp_path / "other"), strategy__name="ditto")
+    _, population = train_with_cohort(other, num_rounds=2)
+    assert population.last_train.failures == {}
+
+
 @pytest.mark.parametrize("name", ["fedavg", "fedmedian"])
 def test_groups_of_unequal_size_and_drawn_cohorts_give_the_same_bits(
     tmp_path: Path, name: str
