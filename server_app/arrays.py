@@ -89,7 +89,7 @@ def in_float32(batch: Iterable[Message]) -> list[Message]:
     """
     converted: dict[int, ArrayRecord] = {}
 
-    def in_float32(arrays: ArrayRecord) -> ArrayRecord:
+    def narrowed(arrays: ArrayRecord) -> ArrayRecord:
         if all(array.dtype != "float64" for array in arrays.values()):
             return arrays
         if id(arrays) not in converted:
@@ -104,7 +104,7 @@ def in_float32(batch: Iterable[Message]) -> list[Message]:
     for message in list(batch):  # all alive at once, so that no two records share an id
         content = RecordDict({**message.content})
         for name, arrays in message.content.array_records.items():
-            content[name] = in_float32(arrays)
+            content[name] = narrowed(arrays)
         same = all(content[name] is record for name, record in message.content.items())
         messages.append(message if same else make_message(message.metadata, content))
     return messages

@@ -85,45 +85,15 @@ class FedAdam(_Averaging, flower.FedAdam):
 
     Args:
         eta: server's learning rate. Flower's 0.1 is ten times the step of a round here.
-        beta_1: decay of the mean update.
-        beta_2: decay of the squared update.
-        tau: added to its root.
         **flower_options: see Flower's FedAdam.
     """
 
-    def __init__(
-        self,
-        *,
-        eta: float = 0.01,
-        beta_1: float = 0.9,
-        beta_2: float = 0.99,
-        tau: float = 1e-3,
-        **flower_options: Any,
-    ) -> None:
-        super().__init__(eta=eta, beta_1=beta_1, beta_2=beta_2, tau=tau, **flower_options)
+    def __init__(self, *, eta: float = 0.01, **flower_options: Any) -> None:
+        super().__init__(eta=eta, **flower_options)
 
 
 class FedYogi(_Averaging, flower.FedYogi):
-    """As FedAdam, with a squared update that grows more slowly (arXiv 2003.00295, algorithm 2).
-
-    Args:
-        eta: server's learning rate.
-        beta_1: decay of the mean update.
-        beta_2: decay of the squared update.
-        tau: added to its root.
-        **flower_options: see Flower's FedYogi.
-    """
-
-    def __init__(
-        self,
-        *,
-        eta: float = 0.01,
-        beta_1: float = 0.9,
-        beta_2: float = 0.99,
-        tau: float = 1e-3,
-        **flower_options: Any,
-    ) -> None:
-        super().__init__(eta=eta, beta_1=beta_1, beta_2=beta_2, tau=tau, **flower_options)
+    """As FedAdam, with a squared update that grows more slowly (arXiv 2003.00295, algorithm 2)."""
 
 
 def reduction_of(strategy: flower.Strategy) -> Reduction | None:
