@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from task.config import RunConfig, Scalar, help_texts, parse_override, read_toml
+from task.config import RunConfig, help_texts, parse_override, read_toml
 from task.options import fold_options
+from task.settings import Scalar
 
 Settings = Annotated[
     list[str] | None,

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from server_app.run_directory import read_json
-from task.config import Scalar, read_toml
+from task.config import read_toml
 from task.errors import ConfigError, RunDirectoryError
+from task.settings import Scalar
 
 RUN_FILES = ("config.toml", "status.json", "metrics.jsonl")
 COMPARISON_FILES = ("comparison.json", "results.json")

@@ -16,12 +16,13 @@ from safetensors import SafetensorError
 from report.blocks import Block, Explorer, Section, Text
 from server_app.run_directory import load_predictor
 from task.baselines import seen_question_keys
-from task.config import RunConfig, Scalar
+from task.config import RunConfig
 from task.episodes import Split
 from task.errors import UserError
 from task.evaluation import evaluation_splits, predict_with, true_distributions
 from task.features import GroupData, load_group, load_roles
 from task.metrics import alignment_score
+from task.settings import Scalar
 from task.sources import load_survey
 from task.survey import Survey
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from report.blocks import Block, Cell, Code, Column, Definitions, Folded, Section, Table, Text
-from task.config import RunConfig, Scalar, help_texts
+from task.config import RunConfig, help_texts
+from task.settings import Scalar
 
 PAPER = "https://arxiv.org/abs/2503.09925"
 WORDS = {

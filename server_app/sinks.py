@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from task.config import LogConfig, Scalar
+from task.config import LogConfig
 from task.errors import ConfigError
+from task.settings import Scalar
 
 
 class Sink(Protocol):

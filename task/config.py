@@ -13,8 +13,8 @@ from typing import Any
 
 from task.errors import ConfigError, suggest
 from task.options import fold_options, parse_options
-
-Scalar = bool | int | float | str
+from task.privacy_config import PrivacyConfig
+from task.settings import Scalar, require, require_choice, setting
 
 HASHING = "hashing"
 SOURCES = ("synthetic", "global-opinions", "table")
@@ -24,24 +24,9 @@ TEXT_FORMATS = ("question-option", "alpaca")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ENGINES = ("flower", "cohort")
+SAMPLINGS = ("without-replacement", "poisson", "cyclic")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 COMPRESSIONS = ("none", "bfloat16", "int8", "top-k")
-
-
-def _setting(default: Scalar, help: str) -> Any:  # noqa: A002 (argparse's and typer's word)
-    return field(default=default, metadata={"help": help})
-
-
-def _require(ok: bool, key: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"{key} = {value!r}: expected {expected}.")
-
-
-def _choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{key} = {value!r}: expected one of {', '.join(choices)}.{suggest(value, choices)}"
-        )
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -53,56 +38,56 @@ def split_names(text: str) -> tuple[str, ...]:
 class RunSettings:
     """`run.*`: the run as a whole."""
 
-    seed: int = _setting(0, "Seed from which all randomness of the run derives.")
-    directory: str = _setting(
+    seed: int = setting(0, "Seed from which all randomness of the run derives.")
+    directory: str = setting(
         "",
         "Where the run is written. Empty: `runs/<time>-<source>-seed<seed>`. Relative paths are "
         "taken from the project folder (`flwr run`) or the current folder (`pluralllm run`).",
     )
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "run.seed", self.seed, "an integer >= 0")
+        require(self.seed >= 0, "run.seed", self.seed, "an integer >= 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """`data.*`: the survey, and which of its groups train and which are held out."""
 
-    source: str = _setting("synthetic", "Survey source: `synthetic`, `global-opinions` or `table`.")
-    path: str = _setting(
+    source: str = setting("synthetic", "Survey source: `synthetic`, `global-opinions` or `table`.")
+    path: str = setting(
         "",
         "Survey file. `table`: CSV, JSONL or Parquet in long form. `global-opinions`: a local copy "
         "(CSV or Parquet); empty: `Anthropic/llm_global_opinions` from the Hugging Face hub.",
     )
-    train_groups: str = _setting(
+    train_groups: str = setting(
         "", "Groups that train, separated by `|`. Empty: all eligible groups not held out."
     )
-    held_out_groups: str = _setting(
+    held_out_groups: str = setting(
         "",
         "Groups that are evaluated but never train, separated by `|`. Empty, with "
         "`data.train-groups` empty too: a seeded draw of `data.num-held-out-groups`.",
     )
-    num_held_out_groups: int = _setting(
+    num_held_out_groups: int = setting(
         4, "How many eligible groups the seeded draw holds out, when no group is named."
     )
-    min_questions: int = _setting(
+    min_questions: int = setting(
         0, "A group chosen by rule (not by name) needs at least this many answered questions."
     )
-    held_back_fraction: float = _setting(
+    held_back_fraction: float = setting(
         0.1,
         "Share of a training group's questions that never train; the training groups' scores and "
         "the choice of the best predictor come from them.",
     )
-    synthetic_groups: int = _setting(20, "`synthetic`: number of groups.")
-    synthetic_questions: int = _setting(400, "`synthetic`: number of questions.")
-    synthetic_answered: int = _setting(60, "`synthetic`: questions answered by each group.")
+    synthetic_groups: int = setting(20, "`synthetic`: number of groups.")
+    synthetic_questions: int = setting(400, "`synthetic`: number of questions.")
+    synthetic_answered: int = setting(60, "`synthetic`: questions answered by each group.")
 
     def __post_init__(self) -> None:
-        _choice("data.source", self.source, SOURCES)
+        require_choice("data.source", self.source, SOURCES)
         if self.source == "table":
-            _require(bool(self.path), "data.path", self.path, "a file when data.source is 'table'")
+            require(bool(self.path), "data.path", self.path, "a file when data.source is 'table'")
         if self.source == "synthetic":
-            _require(
+            require(
                 not self.path, "data.path", self.path, "nothing when data.source is 'synthetic'"
             )
         overlap = sorted(set(self.train_group_names) & set(self.held_out_group_names))
@@ -115,26 +100,26 @@ class DataConfig:
             ("data.num-held-out-groups", self.num_held_out_groups),
             ("data.min-questions", self.min_questions),
         ):
-            _require(value >= 0, key, value, "an integer >= 0")
-        _require(
+            require(value >= 0, key, value, "an integer >= 0")
+        require(
             0 < self.held_back_fraction < 1,
             "data.held-back-fraction",
             self.held_back_fraction,
             "a number between 0 and 1, both excluded",
         )
-        _require(
+        require(
             self.synthetic_groups >= 2,
             "data.synthetic-groups",
             self.synthetic_groups,
             "an integer >= 2",
         )
-        _require(
+        require(
             self.synthetic_questions >= 2,
             "data.synthetic-questions",
             self.synthetic_questions,
             "an integer >= 2",
         )
-        _require(
+        require(
             2 <= self.synthetic_answered <= self.synthetic_questions,
             "data.synthetic-answered",
             self.synthetic_answered,
@@ -156,62 +141,62 @@ class DataConfig:
 class EncoderConfig:
     """`encoder.*`: from question and option text to features."""
 
-    name: str = _setting(
+    name: str = setting(
         HASHING,
         "`hashing` (feature hashing, no download), or a `transformers` model: a hub id or a local "
         "folder.",
     )
-    revision: str = _setting("", "Revision of a hub model. Empty: its default branch.")
-    text_format: str = _setting(
+    revision: str = setting("", "Revision of a hub model. Empty: its default branch.")
+    text_format: str = setting(
         "question-option",
         "Text given to the encoder: `question-option`, or `alpaca` (the paper's prompt).",
     )
-    dimension: int = _setting(128, "`hashing`: number of features.")
-    batch_size: int = _setting(64, "Texts per forward pass of a `transformers` model.")
-    max_length: int = _setting(
+    dimension: int = setting(128, "`hashing`: number of features.")
+    batch_size: int = setting(64, "Texts per forward pass of a `transformers` model.")
+    max_length: int = setting(
         512, "Tokens after which a text is cut (never above the model's own limit)."
     )
-    device: str = _setting("auto", "`auto`, `cpu`, `cuda` or `mps`.")
-    dtype: str = _setting(
+    device: str = setting("auto", "`auto`, `cpu`, `cuda` or `mps`.")
+    dtype: str = setting(
         "auto", "`auto` (the one the model was saved in), `float32`, `float16` or `bfloat16`."
     )
-    cache_directory: str = _setting(
+    cache_directory: str = setting(
         "",
         "Where features are cached. Empty: `$PLURALLLM_CACHE`, else `~/.cache/pluralllm`.",
     )
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "encoder.name", self.name, "'hashing', a hub id or a folder")
-        _choice("encoder.text-format", self.text_format, TEXT_FORMATS)
-        _choice("encoder.device", self.device, DEVICES)
-        _choice("encoder.dtype", self.dtype, DTYPES)
-        _require(self.dimension >= 1, "encoder.dimension", self.dimension, "an integer >= 1")
-        _require(self.batch_size >= 1, "encoder.batch-size", self.batch_size, "an integer >= 1")
-        _require(self.max_length >= 8, "encoder.max-length", self.max_length, "an integer >= 8")
+        require(bool(self.name), "encoder.name", self.name, "'hashing', a hub id or a folder")
+        require_choice("encoder.text-format", self.text_format, TEXT_FORMATS)
+        require_choice("encoder.device", self.device, DEVICES)
+        require_choice("encoder.dtype", self.dtype, DTYPES)
+        require(self.dimension >= 1, "encoder.dimension", self.dimension, "an integer >= 1")
+        require(self.batch_size >= 1, "encoder.batch-size", self.batch_size, "an integer >= 1")
+        require(self.max_length >= 8, "encoder.max-length", self.max_length, "an integer >= 8")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorSettings:
     """`predictor.*`: the preference predictor (GPO's transformer)."""
 
-    width: int = _setting(128, "Width of the tokens (GPO's d_model).")
-    embedder_depth: int = _setting(4, "Linear layers of the token embedder.")
-    num_layers: int = _setting(6, "Transformer layers.")
-    num_heads: int = _setting(4, "Attention heads; must divide `predictor.width`.")
-    feedforward_width: int = _setting(128, "Width of the feed-forward layers and of the head.")
-    answer_gain: float = _setting(
+    width: int = setting(128, "Width of the tokens (GPO's d_model).")
+    embedder_depth: int = setting(4, "Linear layers of the token embedder.")
+    num_layers: int = setting(6, "Transformer layers.")
+    num_heads: int = setting(4, "Attention heads; must divide `predictor.width`.")
+    feedforward_width: int = setting(128, "Width of the feed-forward layers and of the head.")
+    answer_gain: float = setting(
         20.0,
         "Initial weight of a token's answer share relative to one feature (1: GPO's). A share is "
         "one input among hundreds of features; a larger gain lets context tell sooner.",
     )
-    population_weight: float = _setting(
+    population_weight: float = setting(
         0.0,
         "Mix the training groups' own answers to a question into its prediction: each counts as "
         "this many of the network's. 0: do not. Otherwise training groups send their answers to "
         "the server, and their sums go to all clients and into the saved predictor; where one "
         "group alone was asked, the sum is its answer.",
     )
-    standardise_features: bool = _setting(
+    standardise_features: bool = setting(
         True,
         "Give the predictor z-scored features (mean and variance pooled over the training groups' "
         "questions, obtained as sums).",
@@ -220,21 +205,21 @@ class PredictorSettings:
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "feedforward_width"):
             value = getattr(self, name)
-            _require(value >= 1, f"predictor.{_dashed(name)}", value, "an integer >= 1")
-        _require(
+            require(value >= 1, f"predictor.{_dashed(name)}", value, "an integer >= 1")
+        require(
             self.embedder_depth >= 2,
             "predictor.embedder-depth",
             self.embedder_depth,
             "an integer >= 2",
         )
-        _require(
+        require(
             self.population_weight >= 0,
             "predictor.population-weight",
             self.population_weight,
             "a number >= 0",
         )
-        _require(self.answer_gain > 0, "predictor.answer-gain", self.answer_gain, "a number > 0")
-        _require(
+        require(self.answer_gain > 0, "predictor.answer-gain", self.answer_gain, "a number > 0")
+        require(
             self.width % self.num_heads == 0,
             "predictor.num-heads",
             self.num_heads,
@@ -246,39 +231,52 @@ class PredictorSettings:
 class TrainConfig:
     """`train.*`: the rounds, and local training on a client."""
 
-    num_rounds: int = _setting(30, "Federated rounds.")
-    local_steps: int = _setting(6, "Optimizer steps of each client in a round.")
-    episodes_per_step: int = _setting(1, "Episodes averaged in one optimizer step.")
-    objective: str = _setting(
+    num_rounds: int = setting(30, "Federated rounds.")
+    local_steps: int = setting(6, "Optimizer steps of each client in a round.")
+    episodes_per_step: int = setting(1, "Episodes averaged in one optimizer step.")
+    objective: str = setting(
         "categorical",
         "`categorical` (cross-entropy against the answer distribution) or `gaussian` (the paper's "
         "likelihood).",
     )
-    learning_rate: float = _setting(2e-3, "Adam's learning rate (its peak, with a schedule).")
-    schedule: str = _setting(
+    learning_rate: float = setting(2e-3, "Adam's learning rate (its peak, with a schedule).")
+    schedule: str = setting(
         "cosine", "Learning rate over the whole run: `constant`, or `cosine` down to 0."
     )
-    weight_decay: float = _setting(0.0, "Decoupled weight decay (AdamW).")
-    feature_dropout: float = _setting(
+    weight_decay: float = setting(0.0, "Decoupled weight decay (AdamW).")
+    feature_dropout: float = setting(
         0.0,
         "Share of the features that are dropped in a training episode, the same ones for all its "
         "options (dropout). Keeps the predictor from knowing questions by heart.",
     )
-    min_context: int = _setting(10, "Fewest context questions of a training episode.")
-    max_context: int = _setting(100, "Most context questions of a training episode.")
-    min_target: int = _setting(10, "Fewest target questions of a training episode.")
-    max_target: int = _setting(100, "Most target questions of a training episode.")
-    clients_per_round: int = _setting(
-        0, "Training clients drawn each round, without replacement. 0: all."
+    min_context: int = setting(10, "Fewest context questions of a training episode.")
+    max_context: int = setting(100, "Most context questions of a training episode.")
+    min_target: int = setting(10, "Fewest target questions of a training episode.")
+    max_target: int = setting(100, "Most target questions of a training episode.")
+    clients_per_round: int = setting(
+        0, "Training clients of a round's cohort (`poisson`: on average). 0: all."
     )
-    min_valid_fraction: float = _setting(
+    sampling: str = setting(
+        "without-replacement",
+        "How a cohort is drawn: `without-replacement` (a uniform draw of fixed size); `poisson` "
+        "(each client by itself, for amplification by sampling); `cyclic` (all clients in turn, "
+        "in a seeded order).",
+    )
+    min_valid_fraction: float = setting(
         0.5, "The run stops when a smaller share of a round's clients sends a valid reply."
     )
-    round_timeout: float = _setting(3600.0, "Seconds to wait for the replies of a round.")
+    round_timeout: float = setting(3600.0, "Seconds to wait for the replies of a round.")
 
     def __post_init__(self) -> None:
-        _choice("train.objective", self.objective, OBJECTIVES)
-        _choice("train.schedule", self.schedule, SCHEDULES)
+        require_choice("train.objective", self.objective, OBJECTIVES)
+        require_choice("train.schedule", self.schedule, SCHEDULES)
+        require_choice("train.sampling", self.sampling, SAMPLINGS)
+        require(
+            self.sampling == "without-replacement" or self.clients_per_round > 0,
+            "train.clients-per-round",
+            self.clients_per_round,
+            f"an integer above 0 with train.sampling = {self.sampling!r}",
+        )
         for name in (
             "num_rounds",
             "local_steps",
@@ -287,36 +285,36 @@ class TrainConfig:
             "min_target",
         ):
             value = getattr(self, name)
-            _require(value >= 1, f"train.{_dashed(name)}", value, "an integer >= 1")
+            require(value >= 1, f"train.{_dashed(name)}", value, "an integer >= 1")
         for low, high in (("min_context", "max_context"), ("min_target", "max_target")):
             value, floor = getattr(self, high), getattr(self, low)
-            _require(
+            require(
                 value >= floor,
                 f"train.{_dashed(high)}",
                 value,
                 f"an integer >= train.{_dashed(low)} ({floor})",
             )
-        _require(self.learning_rate > 0, "train.learning-rate", self.learning_rate, "a number > 0")
-        _require(self.weight_decay >= 0, "train.weight-decay", self.weight_decay, "a number >= 0")
-        _require(
+        require(self.learning_rate > 0, "train.learning-rate", self.learning_rate, "a number > 0")
+        require(self.weight_decay >= 0, "train.weight-decay", self.weight_decay, "a number >= 0")
+        require(
             0 <= self.feature_dropout < 1,
             "train.feature-dropout",
             self.feature_dropout,
             "a number from 0 to below 1",
         )
-        _require(
+        require(
             self.clients_per_round >= 0,
             "train.clients-per-round",
             self.clients_per_round,
             "an integer >= 0",
         )
-        _require(
+        require(
             0 < self.min_valid_fraction <= 1,
             "train.min-valid-fraction",
             self.min_valid_fraction,
             "a number above 0 and at most 1",
         )
-        _require(self.round_timeout > 0, "train.round-timeout", self.round_timeout, "a number > 0")
+        require(self.round_timeout > 0, "train.round-timeout", self.round_timeout, "a number > 0")
 
     def learning_rates(self, server_round: int) -> list[float]:
         """Return the learning rate of each local step of a round (rounds count from 1).
@@ -338,40 +336,40 @@ class TrainConfig:
 class EvaluationConfig:
     """`evaluation.*`: how a group is scored."""
 
-    every: int = _setting(5, "Evaluate every this many rounds (and before the first, and at last).")
-    num_context: int = _setting(20, "Context questions; all others of the group are targets.")
-    num_draws: int = _setting(4, "Seeded draws of the context questions that a score averages.")
+    every: int = setting(5, "Evaluate every this many rounds (and before the first, and at last).")
+    num_context: int = setting(20, "Context questions; all others of the group are targets.")
+    num_draws: int = setting(4, "Seeded draws of the context questions that a score averages.")
 
     def __post_init__(self) -> None:
         for name in ("every", "num_context", "num_draws"):
             value = getattr(self, name)
-            _require(value >= 1, f"evaluation.{_dashed(name)}", value, "an integer >= 1")
+            require(value >= 1, f"evaluation.{_dashed(name)}", value, "an integer >= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
     """`strategy.*`: the aggregation rule."""
 
-    name: str = _setting(
+    name: str = setting(
         "fedavg",
         "Aggregation rule: a name of docs/strategies.md, or one of your own: `module:Class`, or "
         "`path/to/file.py:Class`.",
     )
-    options: str = _setting(
+    options: str = setting(
         "",
         "Options of the strategy, `name=value` separated by spaces (docs/strategies.md). Also: a "
         "table `[strategy.options]` in a file, `strategy.options.q=0.2` on the command line.",
     )
-    clipping_norm: float = _setting(
+    clipping_norm: float = setting(
         0.0,
         "Clip every client's update (all parameters together) to this L2 norm before any strategy "
         "sees it. 0: no clipping.",
     )
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "strategy.name", self.name, "the name of a strategy")
+        require(bool(self.name), "strategy.name", self.name, "the name of a strategy")
         parse_options(self.options)
-        _require(
+        require(
             self.clipping_norm >= 0, "strategy.clipping-norm", self.clipping_norm, "a number >= 0"
         )
 
@@ -380,16 +378,16 @@ class StrategyConfig:
 class CompressionConfig:
     """`compression.*`: how clients compress the updates they send."""
 
-    name: str = _setting(
+    name: str = setting(
         "none",
         "`none`; `bfloat16` (2x smaller); `int8` (stochastic rounding, 3.9x); `top-k` (the largest "
         "entries only, with error feedback).",
     )
-    top_k_fraction: float = _setting(0.1, "`top-k`: share of the update's entries that are sent.")
+    top_k_fraction: float = setting(0.1, "`top-k`: share of the update's entries that are sent.")
 
     def __post_init__(self) -> None:
-        _choice("compression.name", self.name, COMPRESSIONS)
-        _require(
+        require_choice("compression.name", self.name, COMPRESSIONS)
+        require(
             0 < self.top_k_fraction <= 1,
             "compression.top-k-fraction",
             self.top_k_fraction,
@@ -401,53 +399,53 @@ class CompressionConfig:
 class EngineConfig:
     """`engine.*`: what computes the clients."""
 
-    name: str = _setting(
+    name: str = setting(
         "flower",
         "`flower`: the nodes of the Flower federation (simulated or real). `cohort`: this process "
         "simulates all clients at once, for the same results without Flower's cost per client.",
     )
-    num_workers: int = _setting(
+    num_workers: int = setting(
         0,
         "`cohort`: resident workers. 0: one per GPU, else one per 8 cores. Several are Ray actors; "
         "a single one is the server's own process, without Ray.",
     )
-    num_threads: int = _setting(
+    num_threads: int = setting(
         0,
         "`cohort`: threads per worker, each training a stack of its own. 0: on CPU the machine's "
         "cores over the workers, on a GPU two.",
     )
-    stack_size: int = _setting(
+    stack_size: int = setting(
         0,
         "`cohort`: clients trained as one batched computation. 0: as many as pay and memory "
         "allows; 1: one after another, bit for bit as the `flower` engine does.",
     )
-    device: str = _setting(
+    device: str = setting(
         "auto", "Where clients train: `auto` (CUDA if there is any), `cpu` or `cuda`."
     )
-    precision: str = _setting(
+    precision: str = setting(
         "float32",
         "`cohort`: `float32`, `tf32` (float32 with TF32 matrix products) or `bfloat16` (autocast; "
         "parameters stay float32).",
     )
 
     def __post_init__(self) -> None:
-        _choice("engine.name", self.name, ENGINES)
-        _choice("engine.device", self.device, ("auto", "cpu", "cuda"))
-        _choice("engine.precision", self.precision, PRECISIONS)
+        require_choice("engine.name", self.name, ENGINES)
+        require_choice("engine.device", self.device, ("auto", "cpu", "cuda"))
+        require_choice("engine.precision", self.precision, PRECISIONS)
         for name in ("num_workers", "num_threads", "stack_size"):
             value = getattr(self, name)
-            _require(value >= 0, f"engine.{_dashed(name)}", value, "an integer >= 0")
+            require(value >= 0, f"engine.{_dashed(name)}", value, "an integer >= 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """`log.*`: where metrics go besides `metrics.jsonl`, which is always written."""
 
-    tensorboard: bool = _setting(False, "Also write TensorBoard events into the run directory.")
-    wandb_project: str = _setting(
+    tensorboard: bool = setting(False, "Also write TensorBoard events into the run directory.")
+    wandb_project: str = setting(
         "", "Also log to this Weights & Biases project (needs the `wandb` package)."
     )
-    flower: bool = _setting(False, "Show Flower's own log lines between the rounds.")
+    flower: bool = setting(False, "Show Flower's own log lines between the rounds.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,8 +460,51 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        self._require_consistent_privacy()
+
+    def _require_consistent_privacy(self) -> None:
+        """Raise a `ConfigError` where other settings would break what `privacy.*` promises."""
+        unit = self.privacy.unit
+        if unit == "client":
+            require(
+                self.strategy.clipping_norm > 0,
+                "strategy.clipping-norm",
+                self.strategy.clipping_norm,
+                "a number above 0 where privacy.unit = 'client'",
+            )
+        if self.privacy.num_bands > 1:
+            require(
+                self.train.sampling == "cyclic",
+                "train.sampling",
+                self.train.sampling,
+                "'cyclic' where privacy.num-bands is above 1",
+            )
+        if unit in ("client", "question"):
+            require(
+                self.predictor.population_weight == 0,
+                "predictor.population-weight",
+                self.predictor.population_weight,
+                f"0 where privacy.unit = {unit!r}: training groups would send their answers",
+            )
+        if self.privacy.secure_aggregation:
+            require(
+                self.compression.name == "none",
+                "compression.name",
+                self.compression.name,
+                "'none' with privacy.secure-aggregation: masked integers cannot be compressed",
+            )
+            require(
+                self.privacy.clipping_quantile == 0 and self.privacy.num_bands == 1,
+                "privacy.secure-aggregation",
+                True,
+                "false with privacy.clipping-quantile or privacy.num-bands: the server cannot "
+                "count clipped updates, nor clients correlate their noise",
+            )
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Scalar]) -> "RunConfig":

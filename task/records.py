@@ -65,3 +65,8 @@ PERSONAL = (
     "personal"  # how a group trains parameters of its own; in an evaluate message: score them
 )
 PERSONAL_MU = "personal-mu"
+
+# Differential privacy.
+WITHIN_NORM = "within-clipping-norm"  # put into a train reply by the server: 1 if not clipped, or 0
+EPSILON = "epsilon"  # metric of a train reply: what unit question has cost the client so far
+NOISY_SCORE = "noisy-alignment-score"  # metric of an evaluate reply instead of exact ones

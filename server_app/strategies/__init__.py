@@ -23,8 +23,9 @@ from server_app.strategies.mr_mtl import MRMTL
 from server_app.strategies.qfedavg import QFedAvg
 from server_app.strategies.term import TERM
 from task import records
-from task.config import RunConfig, Scalar, StrategyConfig
+from task.config import RunConfig, StrategyConfig
 from task.errors import ConfigError, suggest
+from task.settings import Scalar
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedavg": FedAvg,

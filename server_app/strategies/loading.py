@@ -12,10 +12,11 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from task.config import Scalar, StrategyConfig
+from task.config import StrategyConfig
 from task.errors import ConfigError, suggest
 from task.options import dashed, parse_options
 from task.paths import project_folder
+from task.settings import Scalar
 
 _SIMPLE = (bool, int, float, str)
 _ANYTHING = (Any, object, inspect.Parameter.empty)
