@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType
 
 from server_app.discovery import Client, Population
-from server_app.population import Record
+from server_app.outbox import Record
 from task import records
 from task.baselines import seen_question_keys
 from task.config import RunConfig
@@ -15,16 +15,15 @@ from task.predictor import PreferencePredictor
 class Briefings:
     """What every message carries besides the strategy's own records.
 
-    The group it is for and the round; feature statistics; the learning rates and the clipping norm
-    of a train message; the seen questions of an evaluate message, and the population's answers if
-    they are mixed into predictions.
+    The group it is for and the round; feature statistics; the learning rates of a train message;
+    the seen questions of an evaluate message, and the population's answers if they are mixed into
+    predictions.
     """
 
     def __init__(
         self, config: RunConfig, population: Population, predictor: PreferencePredictor
     ) -> None:
         self._train = config.train
-        self._clipping_norm = config.strategy.clipping_norm
         statistics = {
             records.FEATURE_MEAN: Array(predictor.feature_mean.numpy()),
             records.FEATURE_STD: Array(predictor.feature_std.numpy()),
@@ -50,7 +49,6 @@ class Briefings:
         }
         if message_type.split(".")[0] == MessageType.TRAIN:
             briefing[records.LEARNING_RATES] = self._train.learning_rates(server_round)
-            briefing[records.CLIPPING_NORM] = self._clipping_norm
         else:
             added[records.SEEN_QUESTIONS] = self._seen[client.role]
             if self._answers:

@@ -9,14 +9,14 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from server_app.arrays import decoded, layout_of, to_arrays
 from server_app.cohort_workers import Workers
-from server_app.metadata import changed
+from server_app.metadata import reply_metadata
 from task import records
 from task.aggregation import Reduction, WeightedSum
 from task.cohort import Start, TrainedShard, TrainTask
@@ -145,7 +145,7 @@ def call_job(message: Message, num_workers: int) -> Job:
 def error_reply(message: Message, reason: str) -> Message:
     """Return an error as the reply to a message."""
     error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
-    return make_message(_reply_metadata(message), error=error)
+    return make_message(reply_metadata(message), error=error)
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,12 @@ class _TrainReader:
                     **{key: list(astuple(m)) for key, m in shard.reports[index].items()},
                 }
             )
+            if shard.within is not None:
+                metrics[records.WITHIN_NORM] = float(shard.within[index])
             content = RecordDict({records.METRICS: metrics})
             if layout is not None and shard.values_nP is not None:
                 content[records.ARRAYS] = to_arrays(layout, shard.values_nP[index])
-            replies.append(make_message(_reply_metadata(message), content))
+            replies.append(make_message(reply_metadata(message), content))
         return Outcome(replies, shard.total)
 
 
@@ -206,18 +208,7 @@ def _scores_reply(message: Message, scores: GroupScores) -> Message:
             **scores.to_metrics(),
         }
     )
-    return make_message(_reply_metadata(message), RecordDict({records.METRICS: metrics}))
-
-
-def _reply_metadata(message: Message) -> Metadata:
-    sent = message.metadata
-    return changed(
-        sent,
-        message_id="",
-        src_node_id=sent.dst_node_id,
-        dst_node_id=sent.src_node_id,
-        reply_to_message_id=sent.message_id,
-    )
+    return make_message(reply_metadata(message), RecordDict({records.METRICS: metrics}))
 
 
 def _start(content: RecordDict, population_weight: float = 0.0) -> Start:

@@ -4,14 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 
 from server_app.arrays import to_arrays, to_vector
+from server_app.central_privacy import CentralPrivacy
 from server_app.discovery import Client
+from server_app.metadata import reply_metadata
 from server_app.replies import SentParameters, mean_metrics
 from task import records
 from task.aggregation import Reduction, WeightedSum
+from task.ledger import Release
 
 
 @runtime_checkable
@@ -66,7 +69,7 @@ class Average:
     """
 
     def __init__(self, reduction: Reduction, sent: SentParameters) -> None:
-        self._reduction = reduction
+        self.reduction = reduction
         self._sent = sent
         self._sum = WeightedSum(sent.layout.size)
 
@@ -74,7 +77,7 @@ class Average:
         """Add a reply's parameters to the sum; return it without them."""
         metrics = reply.content.metric_records[records.METRICS]
         arrays = reply.content.array_records[records.ARRAYS]
-        weight = metrics[records.NUM_EXAMPLES] if self._reduction.weighted else 1.0
+        weight = metrics[records.NUM_EXAMPLES] if self.reduction.weighted else 1.0
         self._sum.add(to_vector(self._sent.layout, arrays), float(weight))  # type: ignore[arg-type]
         return make_message(reply.metadata, RecordDict({records.METRICS: metrics}))
 
@@ -87,7 +90,7 @@ class Average:
         answered = list(replies)
         metrics = [reply.content.metric_records[records.METRICS] for reply in answered]
         weights = [
-            float(each[records.NUM_EXAMPLES]) if self._reduction.weighted else 1.0  # type: ignore[arg-type]
+            float(each[records.NUM_EXAMPLES]) if self.reduction.weighted else 1.0  # type: ignore[arg-type]
             for each in metrics
         ]
         content = RecordDict(
@@ -97,3 +100,33 @@ class Average:
             }
         )
         return make_message(answered[0].metadata, content)
+
+
+class PrivateAverage(Average):
+    """The mean of clients' clipped updates with noise; whatever their number of examples.
+
+    Args:
+        privacy: adds the noise.
+        release: as it was charged.
+        sent: what the clients were sent.
+        message: one of the messages that were to be sent.
+    """
+
+    def __init__(
+        self, privacy: CentralPrivacy, release: Release, sent: SentParameters, message: Message
+    ) -> None:
+        super().__init__(Reduction(weighted=False, clipping_norm=privacy.clipping_norm), sent)
+        self._privacy = privacy
+        self._release = release
+        self._metadata = reply_metadata(message)
+
+    def reply(self, replies: Iterable[Message]) -> Message:
+        """Return one reply with the noisy mean, and the nominal number of clients behind it."""
+        metrics_of = [reply.content.metric_records[records.METRICS] for reply in replies]
+        within = sum(metrics[records.WITHIN_NORM] == 1 for metrics in metrics_of)
+        mean_P = self._privacy.mean(self._release, self._sum, self._sent, within)
+        metrics = MetricRecord({records.NUM_EXAMPLES: self._privacy.releases.nominal_cohort})
+        content = RecordDict(
+            {records.ARRAYS: to_arrays(self._sent.layout, mean_P), records.METRICS: metrics}
+        )
+        return make_message(self._metadata, content)

@@ -12,15 +12,20 @@ from flwr.serverapp.strategy import Strategy
 from server_app.briefings import Briefings
 from server_app.discovery import Population, discover_clients
 from server_app.fairness import Scores
+from server_app.inbox import Inbox
 from server_app.monitor import RoundMonitor
 from server_app.population import PopulationGrid
+from server_app.privacy import RunPrivacy, require_private_strategy
+from server_app.replies import required_metrics
 from server_app.run_directory import RunDirectory
+from server_app.sampling import CohortSampler
 from server_app.sinks import check_sinks, closing_sinks
 from server_app.strategies import make_strategy
 from server_app.strategies.averaging import reduction_of
 from task.baselines import score_baselines
 from task.config import RunConfig
 from task.encoder import saved_settings
+from task.errors import BudgetError
 from task.features import load_features
 from task.paths import default_run_directory, project_folder
 from task.predictor import PreferencePredictor
@@ -41,6 +46,7 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
     """
     logging.getLogger("flwr").setLevel(logging.INFO if config.log.flower else logging.ERROR)
     strategy = strategy or make_strategy(config)
+    require_private_strategy(strategy, config)
     check_sinks(config.log)
     path = config.run.directory or project_folder() / default_run_directory(config, datetime.now())
     directory = RunDirectory.create(Path(path), config)
@@ -50,7 +56,8 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
         print(f"Survey: {survey.summary()}", flush=True)
         # Features first, with all of this machine's cores: clients then read them from the cache.
         load_features(config.data, config.encoder, config.run.seed)
-        baselines = score_baselines(config)
+        # They are computed from all groups' answers, so they are as exact as groups' scores.
+        baselines = score_baselines(config) if config.privacy.metrics == "full" else {}
         population = discover_clients(grid, config.train.round_timeout)
         _print_population(population, len(survey.answers))
         _train(grid, config, strategy, population, baselines, directory)
@@ -78,19 +85,33 @@ def _train(
         config.run.seed,
         population.answers,
     )
+    privacy = RunPrivacy(config, population, directory)
+    if plan := privacy.plan():
+        print(plan, flush=True)
+    train_ids = [client.id for client in population.clients if client.role == "train"]
     clients = PopulationGrid(
         grid,
         population.clients,
         Briefings(config, population, predictor),
         seed=config.run.seed,
-        clients_per_round=config.train.clients_per_round,
+        sampler=CohortSampler(config, train_ids),
         min_valid_fraction=config.train.min_valid_fraction,
         clipping_norm=config.strategy.clipping_norm,
         reduction=reduction_of(strategy),
+        privacy=privacy.central,
+        inbox=Inbox(*required_metrics(config.privacy)),
     )
     with closing_sinks(config.log, directory.path, config.to_flat()) as sinks:
         monitor = RoundMonitor(
-            clients, predictor, config, population.roles, baselines, directory, sinks, strategy
+            clients,
+            predictor,
+            config,
+            population.roles,
+            baselines,
+            directory,
+            sinks,
+            strategy,
+            privacy,
         )
         try:
             strategy.start(
@@ -101,6 +122,8 @@ def _train(
                 train_config=ConfigRecord(),
                 evaluate_fn=monitor,
             )
+        except BudgetError as spent:
+            monitor.stop(str(spent))
         finally:
             monitor.finish()
 

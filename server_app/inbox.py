@@ -1,5 +1,6 @@
 """What the population grid makes of a runtime's replies."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -9,6 +10,8 @@ from flwr.common.constant import ErrorCode
 from server_app.arrays import num_bytes
 from server_app.metadata import changed
 from server_app.replies import (
+    EVALUATE_METRICS,
+    TRAIN_METRICS,
     ReplyError,
     SentParameters,
     accept_metrics,
@@ -30,21 +33,33 @@ class Inbox:
     """Turns a node's reply into its client's, and rejects one that must not be aggregated.
 
     Args:
-        clipping_norm: L2 norm to which every client's update is clipped; 0: no clipping.
+        train_metrics: what every reply to `train` must have.
+        evaluate_metrics: what every reply to `evaluate` must have.
 
     Attributes:
         num_bytes: array bytes of all valid replies so far, as they came over the wire.
     """
 
-    def __init__(self, clipping_norm: float) -> None:
+    def __init__(
+        self,
+        train_metrics: Sequence[str] = TRAIN_METRICS,
+        evaluate_metrics: Sequence[str] = EVALUATE_METRICS,
+    ) -> None:
         self.num_bytes = 0
-        self._clipping_norm = clipping_norm
+        self._train_metrics = train_metrics
+        self._evaluate_metrics = evaluate_metrics
+        self._clipping_norm = 0.0
         self._expected: dict[str, _Expected] = {}  # by the runtime's message id
         self._sent: SentParameters | None = None  # of the last message to train
 
-    def start(self) -> None:
-        """Begin a batch of messages: a strategy may have changed a record that it sends again."""
-        self._sent = None
+    def start(self, clipping_norm: float) -> None:
+        """Begin a batch of messages.
+
+        Args:
+            clipping_norm: L2 norm to which every client's update is clipped; 0: no clipping.
+        """
+        self._clipping_norm = clipping_norm
+        self._sent = None  # a strategy may have changed a record that it sends again
 
     def expect(self, message_id: str, message: Message, *, reduced: bool = False) -> None:
         """Remember a message that the runtime has accepted under this id."""
@@ -95,23 +110,22 @@ class Inbox:
         size = sum(map(num_bytes, reply.array_records.values()))
         accepted = reply
         if not is_train(expected.message):
-            accept_metrics(reply, train=False)
+            accept_metrics(reply, self._evaluate_metrics)
         elif expected.reduced:
             # The grid has checked the parameters and clipped them: they are as many as were sent.
-            accept_metrics(reply, train=True, reports=_reports(expected.message))
+            accept_metrics(reply, self._required(expected.message))
             size = self.sent_to(expected.message).num_bytes
         else:
             accepted = accept_train(
                 reply,
                 self.sent_to(expected.message),
                 self._clipping_norm,
-                _reports(expected.message),
+                self._required(expected.message),
             )
         self.num_bytes += size
         return accepted
 
-
-def _reports(message: Message) -> list[str]:
-    """Return the reports that a strategy's message asks for."""
-    settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
-    return list(settings.get(records.REPORTS, []))  # type: ignore[arg-type]
+    def _required(self, message: Message) -> list[str]:
+        """Return the metrics that a reply to train needs, the strategy's reports among them."""
+        settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
+        return [*self._train_metrics, *settings.get(records.REPORTS, [])]  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flwr.app import Metadata
+from flwr.app import Message, Metadata
 
 _FIELDS = (
     "run_id",
@@ -20,3 +20,15 @@ _FIELDS = (
 def changed(metadata: Metadata, **changes: Any) -> Metadata:
     """Return the same metadata but for these fields."""
     return Metadata(**{name: getattr(metadata, name) for name in _FIELDS} | changes)
+
+
+def reply_metadata(message: Message) -> Metadata:
+    """Return the metadata of a reply to a message."""
+    sent = message.metadata
+    return changed(
+        sent,
+        message_id="",
+        src_node_id=sent.dst_node_id,
+        dst_node_id=sent.src_node_id,
+        reply_to_message_id=sent.message_id,
+    )

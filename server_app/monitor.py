@@ -7,6 +7,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
+from server_app.exchange import Exchange
 from server_app.fairness import (
     ROLE_KEYS,
     Scores,
@@ -15,7 +16,9 @@ from server_app.fairness import (
     number,
     summarise,
 )
+from server_app.noisy_scores import charge_scores, noisy_means, reported_epsilons
 from server_app.population import PopulationGrid
+from server_app.privacy import RunPrivacy
 from server_app.run_directory import RunDirectory
 from server_app.sinks import Sink
 from server_app.strategies.group_weighting import WeighsGroups
@@ -23,6 +26,7 @@ from server_app.strategies.personal import KeepsPersonal
 from server_app.tables import RoundTable, print_groups, print_summary
 from task import records
 from task.config import RunConfig
+from task.errors import BudgetError
 from task.metrics import GroupScores, Mean, macro_mean
 from task.predictor import PreferencePredictor
 from task.roles import Role
@@ -44,6 +48,7 @@ class RoundMonitor:
         directory: where predictors and the summary go.
         sinks: where metrics go.
         strategy: may tell how much groups count, or that groups keep parameters of their own.
+        privacy: what the run promises, which says what may be disclosed.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class RoundMonitor:
         directory: RunDirectory,
         sinks: Sequence[Sink],
         strategy: Strategy,
+        privacy: RunPrivacy,
     ) -> None:
         self.scores: dict[str, GroupScores] = {}  # of the last evaluation
         self._population = population
@@ -66,6 +72,10 @@ class RoundMonitor:
         self._directory = directory
         self._sinks = sinks
         self._strategy = strategy
+        self._privacy = privacy
+        self._disclosure = config.privacy.metrics
+        self._observed: tuple[int, ArrayRecord] | None = None
+        self._noisy: dict[str, Any] = {}  # of the last evaluation
         self._table = RoundTable(has_held_out="held-out" in roles.values())
         self._started = time.monotonic()
         self._best = float("-inf")
@@ -77,33 +87,44 @@ class RoundMonitor:
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Observe the global parameters after a round."""
         self._predictor.set_parameters(arrays.to_torch_state_dict())
+        self._observed = server_round, arrays
         train = self._population.last_train
-        metrics: dict[str, Any] = {
-            "loss": _mean_loss(train.replies.values()),
-            "clients": len(train.replies),
-            "failures": dict(train.failures),
-            "megabytes_down": train.bytes_down / 1e6,
-            "megabytes_up": train.bytes_up / 1e6,
-            "train_seconds": train.seconds,
-        }
-        if isinstance(self._strategy, WeighsGroups):
-            metrics["group_weights"] = dict(self._strategy.group_weights)
+        metrics: dict[str, Any] = {"train_seconds": train.seconds}
+        self._privacy.report(reported_epsilons(train.replies.values()))
+        if self._disclosure == "full":
+            metrics |= {
+                "loss": _mean_loss(train.replies.values()),
+                "clients": len(train.replies),
+                "failures": dict(train.failures),
+                "megabytes_down": train.bytes_down / 1e6,
+                "megabytes_up": train.bytes_up / 1e6,
+            }
+            if isinstance(self._strategy, WeighsGroups):
+                metrics["group_weights"] = dict(self._strategy.group_weights)
         every, last = self._config.evaluation.every, self._config.train.num_rounds
         if server_round % every == 0 or server_round == last:
             self._evaluate(server_round, arrays, metrics)
-        metrics["seconds"] = time.monotonic() - self._started
-        self._started = time.monotonic()
-        for sink in self._sinks:
-            sink.log(metrics, server_round)
-        self._table.print_row(server_round, metrics)
-        means = {
-            key: metrics[key]["alignment_score"] for key in ROLE_KEYS.values() if metrics.get(key)
-        }
-        return MetricRecord(means) if means else None
+        means = self._log(server_round, metrics)
+        return MetricRecord({**means}) if means else None
+
+    def stop(self, reason: str) -> None:
+        """Say why the run ends early, and score what it ends with, if that may be."""
+        print(f"\n{reason}", flush=True)
+        if self._observed is None or self._evaluated_round == self._observed[0]:
+            return
+        server_round, arrays = self._observed
+        metrics: dict[str, Any] = {"stopped": reason}
+        try:
+            self._evaluate(server_round, arrays, metrics)
+        except BudgetError as spent:
+            metrics["stopped"] = str(spent)
+        self._log(server_round, metrics)
 
     def finish(self) -> None:
         """Save the final predictor; write and print what the last evaluation gave, if any did."""
         self._directory.write_predictor("final", self._predictor)
+        if self._disclosure != "full":
+            self._finish_undisclosed()
         if not self.scores:
             return
         # A group whose last evaluation failed is left out of the baselines as well.
@@ -123,6 +144,7 @@ class RoundMonitor:
         if self._personal:
             summary["personal"] = self._personal
         summary["missing_groups"] = sorted(set(self._roles) - set(self.scores))
+        summary["privacy"] = self._promise()
         summary["round"] = self._evaluated_round
         summary["best_round"] = self._best_round
         summary["best"] = self._by_role(self._best_scores)
@@ -130,23 +152,58 @@ class RoundMonitor:
         self._directory.write_json("summary.json", summary)
         print_groups(groups)
         print_summary(summary)
+        self._print_promise()
+
+    def _log(self, server_round: int, metrics: dict[str, Any]) -> dict[str, float]:
+        """Send a round's metrics to the sinks, print them, and return the mean scores."""
+        if promise := self._promise():
+            metrics["privacy"] = promise
+        metrics["seconds"] = time.monotonic() - self._started
+        self._started = time.monotonic()
+        for sink in self._sinks:
+            sink.log(metrics, server_round)
+        # The operator is told who failed, whatever is disclosed to others.
+        shown = {"failures": dict(self._population.last_train.failures), **metrics}
+        self._table.print_row(server_round, shown)
+        return {
+            key: metrics[key]["alignment_score"] for key in ROLE_KEYS.values() if metrics.get(key)
+        }
+
+    def _promise(self) -> dict[str, Any] | None:
+        guarantee = self._privacy.guarantee()
+        return guarantee.to_json() if guarantee else None
+
+    def _print_promise(self) -> None:
+        if guarantee := self._privacy.guarantee():
+            print(f"\nPrivacy: {guarantee}", flush=True)
+
+    def _finish_undisclosed(self) -> None:
+        """Write what a run may tell that discloses no group's scores."""
+        if self._disclosure == "off":
+            self._directory.write_predictor("best", self._predictor)
+            self._best_round = self._observed[0] if self._observed else 0
+        summary = {
+            **{key: {"model": self._noisy.get(key)} for key in ROLE_KEYS.values()},
+            "groups": {},
+            "privacy": self._promise(),
+            "round": self._evaluated_round,
+            "best_round": self._best_round,
+        }
+        self._directory.write_json("summary.json", summary)
+        print_summary(summary)
+        self._print_promise()
 
     def _evaluate(self, server_round: int, arrays: ArrayRecord, metrics: dict[str, Any]) -> None:
         """Let every client score the parameters; add what came back to the round's metrics."""
+        if self._disclosure == "off":
+            return
+        if self._disclosure == "noisy":
+            self._evaluate_noisily(server_round, arrays, metrics)
+            return
         settings: dict[Role, ConfigRecord] = {"held-out": ConfigRecord(), "train": ConfigRecord()}
         if isinstance(self._strategy, KeepsPersonal):
             settings["train"][records.PERSONAL] = self._strategy.personal
-        contents = {
-            role: RecordDict({records.ARRAYS: arrays, records.CONFIG: config})
-            for role, config in settings.items()
-        }
-        exchange = self._population.exchange(
-            (
-                Message(contents[client.role], client_id, MessageType.EVALUATE)
-                for client_id, client in sorted(self._population.clients.items())
-            ),
-            timeout=self._config.train.round_timeout,
-        )
+        exchange = self._ask(arrays, settings)
         merged: dict[str, GroupScores] = {}
         personal: dict[str, Mean] = {}
         for client, reply in exchange.replies.items():
@@ -175,6 +232,37 @@ class RoundMonitor:
             self._personal = metrics.get("personal")
             self._keep_best(server_round)
 
+    def _evaluate_noisily(
+        self, server_round: int, arrays: ArrayRecord, metrics: dict[str, Any]
+    ) -> None:
+        """Add noisy means over the clients of each role to the round's metrics, no more."""
+        central = self._privacy.central
+        release = charge_scores(central, server_round, arrays)
+        replies = self._ask(arrays, {"held-out": ConfigRecord(), "train": ConfigRecord()}).replies
+        self._privacy.report(reported_epsilons(replies.values()))
+        clients = self._population.clients.values()
+        self._noisy = dict(noisy_means(central, release, clients, replies))
+        self._evaluated_round = server_round
+        metrics.update(self._noisy)
+        mean = self._noisy.get("train", {}).get("alignment_score", self._best)
+        if mean > self._best:
+            self._best, self._best_round = mean, server_round
+            self._directory.write_predictor("best", self._predictor)
+
+    def _ask(self, arrays: ArrayRecord, settings: Mapping[Role, ConfigRecord]) -> Exchange:
+        """Let every client score the parameters, and return what came back."""
+        contents = {
+            role: RecordDict({records.ARRAYS: arrays, records.CONFIG: config})
+            for role, config in settings.items()
+        }
+        return self._population.exchange(
+            (
+                Message(contents[client.role], client_id, MessageType.EVALUATE)
+                for client_id, client in sorted(self._population.clients.items())
+            ),
+            timeout=self._config.train.round_timeout,
+        )
+
     def _keep_best(self, server_round: int) -> None:
         """Save the predictor if the training groups' mean is the highest so far.
 
@@ -193,7 +281,6 @@ class RoundMonitor:
 
 
 def _mean_loss(replies: Any) -> float | None:
-    losses = [
-        float(reply.content.metric_records[records.METRICS][records.LOSS]) for reply in replies
-    ]
+    metrics = [reply.content.metric_records[records.METRICS] for reply in replies]
+    losses = [float(each[records.LOSS]) for each in metrics if records.LOSS in each]
     return number(sum(losses) / len(losses)) if losses else None

@@ -7,34 +7,26 @@ stranger's, become reproducible, role-aware and fault-tolerant without a line of
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Error,
-    Message,
-    MessageType,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from server_app.arrays import in_float32, num_bytes
+from server_app.arrays import in_float32
+from server_app.central_privacy import CentralPrivacy, require_private, settings_of
 from server_app.discovery import Client
-from server_app.exchange import Average, Exchange, ReducingGrid
+from server_app.exchange import Average, Exchange, PrivateAverage, ReducingGrid
 from server_app.inbox import Inbox
+from server_app.outbox import AddedRecords, Outbox
 from server_app.replies import is_train
+from server_app.sampling import CohortSampler
 from task import records
 from task.aggregation import Reduction
 from task.errors import RoundError
-from task.seeding import derive_seed, generator
-
-Record = ArrayRecord | ConfigRecord | MetricRecord
-AddedRecords = Callable[[Client, str, int], Mapping[str, Record]]
-"""(client, message type, round) to the records that every message to that client carries."""
+from task.ledger import UPDATE, digest_of
+from task.seeding import derive_seed
 
 POLL_SECONDS, POLL_SHARE, MAX_POLL_SECONDS = 0.02, 0.05, 3.0
 """Pause between looks for replies: short at first, then a share of the time waited so far."""
@@ -48,10 +40,12 @@ class PopulationGrid(Grid):
         clients: all clients, from `discover_clients`.
         added_records: what every message carries besides the strategy's own records.
         seed: the run's seed.
-        clients_per_round: size of the cohort drawn each round, without replacement; 0: all.
+        sampler: draws cohorts; None: all training clients take part in every round.
         min_valid_fraction: smallest share of an exchange's messages that need a valid reply.
         clipping_norm: L2 norm to which every client's update is clipped; 0: no clipping.
         reduction: what the strategy wants instead of each client's parameters, if anything.
+        privacy: adds noise to what the strategy gets, which is then nothing but the noisy mean.
+        inbox: accepts replies.
     """
 
     def __init__(
@@ -61,23 +55,26 @@ class PopulationGrid(Grid):
         added_records: AddedRecords,
         *,
         seed: int,
-        clients_per_round: int = 0,
+        sampler: CohortSampler | None = None,
         min_valid_fraction: float = 0.5,
         clipping_norm: float = 0.0,
         reduction: Reduction | None = None,
+        privacy: CentralPrivacy | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         self.clients = {client.id: client for client in clients}
         self.train_ids = sorted(c.id for c in clients if c.role == "train")
         self.server_round = 0  # rounds of training sent so far
         self.last_train = Exchange()
         self._grid = grid
-        self._added_records = added_records
+        self._outbox = Outbox(grid, self.clients, added_records)
         self._seed = seed
-        self._clients_per_round = clients_per_round
+        self._sampler = sampler
         self._min_valid_fraction = min_valid_fraction
-        self._reduction = replace(reduction, clipping_norm=clipping_norm) if reduction else None
-        self._bytes_down = 0  # array bytes sent so far
-        self._inbox = Inbox(clipping_norm)
+        self._clipping_norm = clipping_norm
+        self._reduction = reduction
+        self._privacy = privacy
+        self._inbox = inbox or Inbox()
 
     # -- Grid, as strategies use it ---------------------------------------------------------------
 
@@ -109,14 +106,21 @@ class PopulationGrid(Grid):
         """
         coming = self.server_round + 1
         random.seed(derive_seed(self._seed, "strategy sampling", coming))
-        size = self._clients_per_round
-        if not 0 < size < len(self.train_ids):
-            return list(self.train_ids)
-        draw = generator(self._seed, "cohort", coming).choice(self.train_ids, size, replace=False)
-        return sorted(int(client_id) for client_id in draw)
+        # Strategies wait for clients as long as there are none: of an empty cohort they are shown
+        # one, to which nothing is sent.
+        return self._cohort(coming) or self.train_ids[:1]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages to clients; return one message id each, empty if not accepted."""
+        """Send messages to clients; return one message id each, empty if not accepted.
+
+        Raises:
+            ValueError: with central privacy, which gives strategies nothing of a single client.
+        """
+        if self._privacy:
+            raise ValueError(
+                "With privacy.unit = 'client' a strategy gets the noisy mean alone: expected "
+                "send_and_receive instead of push_messages."
+            )
         return [message_id or "" for message_id in self._push(in_float32(messages))]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -133,7 +137,15 @@ class PopulationGrid(Grid):
 
         Raises:
             RoundError: too few clients sent a valid reply to messages to train, or none to others.
+            BudgetError: the release would cost more than the privacy budget; nothing was sent.
+            ValueError: with central privacy, a strategy asks for anything but training.
         """
+        messages = list(messages)
+        if self._privacy and not all(is_train(message) for message in messages):
+            raise ValueError(
+                "With privacy.unit = 'client' a strategy gets the noisy mean alone: expected "
+                "messages to train, and no evaluation of its own."
+            )
         exchange = self.exchange(messages, timeout=timeout)
         return [exchange.average] if exchange.average else list(exchange.replies.values())
 
@@ -151,36 +163,62 @@ class PopulationGrid(Grid):
         if not batch:
             return exchange
         trains = any(is_train(message) for message in batch)
-        reduction = self._reduction if trains else None
+        average = self._average(batch) if trains else None
+        if self._privacy and trains:
+            cohort = set(self._cohort(_stated_round(batch) or self.server_round + 1))
+            batch = [message for message in batch if message.metadata.dst_node_id in cohort]
+            exchange.sent = len(batch)
         reduced = (
-            bool(reduction)
+            average is not None
             and isinstance(self._grid, ReducingGrid)
             and self._grid.reduces
             and all(message.metadata.message_type == MessageType.TRAIN for message in batch)
         )
-        down_before, up_before = self._bytes_down, self._inbox.num_bytes
+        down_before, up_before = self._outbox.num_bytes, self._inbox.num_bytes
         awaited: dict[str, Message] = {}
-        for message, message_id in zip(batch, self._push(batch, reduced=reduced), strict=True):
+        reduction = average.reduction if average and reduced else None
+        for message, message_id in zip(batch, self._push(batch, reduction), strict=True):
             if message_id is None:
                 name = self._client(message).name
                 exchange.failures[name] = "the runtime did not accept the message to it"
             else:
                 awaited[message_id] = message
-        exchange.bytes_down = self._bytes_down - down_before
-        average = Average(reduction, self._inbox.sent_to(batch[0])) if reduction else None
+        exchange.bytes_down = self._outbox.num_bytes - down_before
         take = average.take if average and not reduced else None
         received = self._receive(awaited, exchange.failures, take, started, timeout)
         exchange.replies = {self.clients[i]: received[i] for i in sorted(received)}
         exchange.bytes_up = self._inbox.num_bytes - up_before
-        if average and received:
-            if reduced and isinstance(self._grid, ReducingGrid):
+        if average and (received or not batch):
+            if reduced and received and isinstance(self._grid, ReducingGrid):
                 average.merge(self._grid.take_sum())
             exchange.average = average.reply(exchange.replies.values())
         exchange.seconds = time.monotonic() - started
         if trains:
             self.last_train = exchange
-        self._require_quorum(exchange, self._min_valid_fraction if trains else 0.0)
+        if batch:
+            self._require_quorum(exchange, self._min_valid_fraction if trains else 0.0)
         return exchange
+
+    @property
+    def clipping_norm(self) -> float:
+        """L2 norm to which every client's update is clipped in the coming round; 0: none."""
+        return self._privacy.clipping_norm if self._privacy else self._clipping_norm
+
+    def _average(self, batch: Sequence[Message]) -> Average | None:
+        """Return what averages the replies to messages to train, if the strategy wants that."""
+        if self._reduction is None:
+            return None
+        self._inbox.start(self.clipping_norm)
+        sent = self._inbox.sent_to(batch[0])
+        if not self._privacy:
+            return Average(replace(self._reduction, clipping_norm=self.clipping_norm), sent)
+        require_private(batch)
+        coming = _stated_round(batch) or self.server_round + 1
+        release = self._privacy.charge(UPDATE, coming, digest_of(sent.vector_P, settings_of(batch)))
+        return PrivateAverage(self._privacy, release, sent, batch[0])
+
+    def _cohort(self, server_round: int) -> list[int]:
+        return self._sampler.cohort(server_round) if self._sampler else list(self.train_ids)
 
     def _receive(
         self,
@@ -230,46 +268,18 @@ class PopulationGrid(Grid):
     def _client(self, message: Message) -> Client:
         return self.clients[message.metadata.dst_node_id]
 
-    def _push(self, batch: Sequence[Message], *, reduced: bool = False) -> list[str | None]:
+    def _push(
+        self, batch: Sequence[Message], reduction: Reduction | None = None
+    ) -> list[str | None]:
         """Send messages to their clients' nodes; return None for one that is not accepted."""
-        self._inbox.start()
+        self._inbox.start(self.clipping_norm)
         if any(is_train(message) for message in batch):
             self.server_round = _stated_round(batch) or self.server_round + 1
-        sizes: dict[int, int] = {}  # of records by identity: most clients are sent the same
-        addressed = [self._address(message, sizes) for message in batch]
-        if reduced and self._reduction and isinstance(self._grid, ReducingGrid):
-            accepted = list(self._grid.push_reduced(addressed, self._reduction))
-        else:
-            accepted = list(self._grid.push_messages(addressed))
-        if len(accepted) < len(batch):  # Flower's simulation leaves out what it did not accept
-            sent = {message.metadata.message_id for message in addressed} & set(accepted)
-            ids = [m.metadata.message_id for m in addressed]
-            accepted = [message_id if message_id in sent else "" for message_id in ids]
+        accepted = self._outbox.push(batch, self.server_round, self.clipping_norm, reduction)
         for message, message_id in zip(batch, accepted, strict=True):
-            if message_id:  # Flower's HTTP grid returns None for what was not accepted
-                self._inbox.expect(message_id, message, reduced=reduced)
-        return [message_id or None for message_id in accepted]
-
-    def _address(self, message: Message, sizes: dict[int, int]) -> Message:
-        """Turn a strategy's message to a client into one to its node."""
-        client = self._client(message)
-        message_type = message.metadata.message_type
-        if is_train(message) and client.role != "train":
-            raise ValueError(f"{client.name} is held out: a strategy must not train it.")
-        content = RecordDict({**message.content})
-        for name, record in self._added_records(client, message_type, self.server_round).items():
-            content[name] = record
-        for arrays in content.array_records.values():
-            if id(arrays) not in sizes:
-                sizes[id(arrays)] = num_bytes(arrays)
-            self._bytes_down += sizes[id(arrays)]
-        return Message(
-            content,
-            client.node_id,
-            message_type,
-            ttl=message.metadata.ttl,
-            group_id=str(self.server_round),
-        )
+            if message_id:
+                self._inbox.expect(message_id, message, reduced=reduction is not None)
+        return accepted
 
 
 def _stated_round(batch: Sequence[Message]) -> int | None:

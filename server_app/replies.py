@@ -15,12 +15,23 @@ from task.compression import decompress
 from task.errors import RoundError
 from task.metrics import NUM_BINS
 from task.parameters import Layout
+from task.privacy_config import PrivacyConfig
 
-_TRAIN_METRICS = (records.NUM_EXAMPLES, records.LOSS)
+TRAIN_METRICS = (records.NUM_EXAMPLES, records.LOSS)
 _SCORES = (records.SCORES_ALL, records.SCORES_SEEN, records.SCORES_NEW, records.TOP_OPTION)
-_EVALUATE_METRICS = (*_SCORES, records.CALIBRATION)
+EVALUATE_METRICS = (*_SCORES, records.CALIBRATION)
 _PAIRS = (*_SCORES, records.SCORE_BEFORE, records.PERSONAL_SCORE)
 _NEVER_EMPTY = (records.SCORES_ALL, records.SCORE_BEFORE, records.PERSONAL_SCORE)
+
+
+def required_metrics(privacy: PrivacyConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the metrics that a client must send after training, and after evaluating."""
+    if privacy.unit != "question":
+        return TRAIN_METRICS, EVALUATE_METRICS
+    exact = privacy.metrics == "full"
+    train = (*TRAIN_METRICS, records.EPSILON) if exact else (records.NUM_EXAMPLES, records.EPSILON)
+    noisy = (records.NUM_EXAMPLES, records.NOISY_SCORE, records.EPSILON)
+    return train, EVALUATE_METRICS if exact else noisy
 
 
 class ReplyError(Exception):
@@ -53,20 +64,21 @@ def accept_train(
     reply: RecordDict,
     sent: SentParameters,
     clipping_norm: float = 0.0,
-    reports: Iterable[str] = (),
+    required: Iterable[str] = TRAIN_METRICS,
 ) -> RecordDict:
     """Return a reply to `train` as strategies see it: decompressed, its update clipped.
 
     Args:
         reply: what the client sent back.
         sent: what it was sent, with the parameters whose names and shapes must come back.
-        clipping_norm: L2 norm to clip its update to; 0: no clipping.
-        reports: metrics that the strategy asked for (`task.reports`).
+        clipping_norm: L2 norm to clip its update to; 0: no clipping. The metrics then say whether
+            it was within.
+        required: metrics that must be there, those that the strategy asked for among them.
 
     Raises:
         ReplyError: it must not be aggregated.
     """
-    accept_metrics(reply, train=True, reports=reports)
+    accept_metrics(reply, required)
     if set(reply.array_records) == {records.UPDATE}:
         values_P = sent.vector_P + _decompressed(reply.array_records[records.UPDATE], sent)
         if not values_P.isfinite().all():
@@ -76,21 +88,22 @@ def accept_train(
         if not clipping_norm:
             return reply
         values_P = to_vector(sent.layout, reply.array_records[records.ARRAYS])
+    metrics = reply.metric_records[records.METRICS]
     if clipping_norm:
-        values_P = clip_update(sent.vector_P, values_P, clipping_norm)
+        clipped_P = clip_update(sent.vector_P, values_P, clipping_norm)
+        metrics = MetricRecord({**metrics, records.WITHIN_NORM: float(clipped_P is values_P)})
+        values_P = clipped_P
     arrays = to_arrays(sent.layout, values_P)
-    return RecordDict(
-        {records.ARRAYS: arrays, records.METRICS: reply.metric_records[records.METRICS]}
-    )
+    return RecordDict({records.ARRAYS: arrays, records.METRICS: metrics})
 
 
-def accept_metrics(reply: RecordDict, *, train: bool, reports: Iterable[str] = ()) -> None:
-    """Check the metrics of a reply to `train` or `evaluate`, and the reports in it.
+def accept_metrics(reply: RecordDict, required: Iterable[str]) -> None:
+    """Check the metrics of a reply to `train` or `evaluate`.
 
     Raises:
         ReplyError: it must not be aggregated.
     """
-    required = (*_TRAIN_METRICS, *reports) if train else _EVALUATE_METRICS
+    required = list(required)
     if set(reply.metric_records) != {records.METRICS}:
         raise ReplyError(
             f"its metrics are in {sorted(reply.metric_records)}, expected {records.METRICS!r}"

@@ -27,18 +27,18 @@ class RoundTable:
             self._header = None
         fairness = metrics.get(self._role) or {}
         worst = ""
-        if fairness:
+        if "worst_group" in fairness:
             worst = f"{fairness['worst_group']:.4f} {fairness['worst_group_name'][:NAME_WIDTH]}"
         cells = [
             str(server_round),
-            _number(metrics["loss"]),
+            _number(metrics.get("loss")),
             _number((metrics.get("train") or {}).get("alignment_score")),
             _number((metrics.get("held_out") or {}).get("alignment_score")),
             worst.ljust(self._widths[4]),
             _number(fairness.get("fairness_index")),
             f"{metrics['seconds']:.1f}",
-            f"{metrics['megabytes_down']:.1f}",
-            f"{metrics['megabytes_up']:.1f}",
+            _tenths(metrics.get("megabytes_down")),
+            _tenths(metrics.get("megabytes_up")),
         ]
         _print_cells(cells, self._widths)
         for what, kind in (("training", "failures"), ("evaluation", "evaluation_failures")):
@@ -118,3 +118,7 @@ def _print_cells(cells: Sequence[str], widths: Sequence[int]) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _tenths(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 1 << 14
+_MOST_TRIALS = 20
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class WeightedSum:
             raise ZeroDivisionError("A weighted mean needs a weight above 0.")
         return ((self._high_P + self._low_P) / self.weight).to(torch.float32)
 
+    def total_update(self, start_P: Tensor) -> Tensor:
+        """Return the (P,) sum of w_k * (x_k - start) in float64."""
+        start_P = start_P.to(self._high_P.device, torch.float64)
+        return (self._high_P - self.weight * start_P) + self._low_P
+
     def _add(self, values_P: Tensor, weight: float) -> None:
         """Add weight * values, in blocks that stay in a core's cache."""
         block = _BLOCK if values_P.device.type == "cpu" else max(1, len(values_P))
@@ -85,21 +91,32 @@ class WeightedSum:
 
 
 def clip_update(start_P: Tensor, values_P: Tensor, clipping_norm: float) -> Tensor:
-    """Return parameters whose update from `start_P` has at most this L2 norm.
+    """Return parameters whose update from `start_P` has at most this L2 norm, rounding included.
 
     All parameters together are one vector (arXiv 1712.07557, algorithm 1). An update within the
     norm is returned as it is; a zero update is safe.
 
     Raises:
-        ValueError: the clipping norm is not above 0.
+        ValueError: the clipping norm is not above 0, or too small for the parameters' precision.
     """
     if not clipping_norm > 0:
         raise ValueError(f"clipping_norm = {clipping_norm}: expected a number above 0.")
-    update_P = values_P.to(torch.float64) - start_P.to(torch.float64)
+    start_P64 = start_P.to(torch.float64)
+    update_P = values_P.to(torch.float64) - start_P64
     norm = _norm(update_P)
     if norm <= clipping_norm:
         return values_P
-    return (start_P.to(torch.float64) + update_P * (clipping_norm / norm)).to(values_P.dtype)
+    factor = clipping_norm / norm
+    for _ in range(_MOST_TRIALS):
+        clipped_P = (start_P64 + update_P * factor).to(values_P.dtype)
+        excess = _norm(clipped_P.to(torch.float64) - start_P64) / clipping_norm
+        if excess <= 1:
+            return clipped_P
+        factor *= (1 - 1e-9) / excess  # rounding has made the update longer
+    raise ValueError(
+        f"clipping_norm = {clipping_norm}: expected a larger one. Parameters in {values_P.dtype} "
+        "are too coarse for updates so small."
+    )
 
 
 def _norm(vector_P: Tensor) -> float:

@@ -77,6 +77,7 @@ class TrainedShard:
         faults: position of a client whose parameters must not be used, and why.
         values_nP: each client's parameters, unless they were reduced.
         total: their weighted sum without faulty clients, if they were reduced.
+        within: whether each client's update was within the clipping norm, if there is one.
     """
 
     losses: list[float]
@@ -85,6 +86,7 @@ class TrainedShard:
     faults: dict[int, str]
     values_nP: Tensor | None
     total: WeightedSum | None
+    within: list[bool] | None = None
 
 
 class Cohort:
@@ -136,31 +138,32 @@ class Cohort:
         num_examples: list[int] = []
         reports: list[dict[str, Mean]] = []
         faults: dict[int, str] = {}
+        within: list[bool] = []
         values = []
         trained = (self._trained(start, start_on_device_P, task, clients) for clients in stacks)
         for clients, update in chain.from_iterable(trained):
             losses_K = update.losses_K.tolist()
             finite_K = update.values_KP.isfinite().all(1).tolist()
             for k, data in enumerate(clients):
+                within.append(True)
                 if not (finite_K[k] and math.isfinite(losses_K[k])):
                     faults[len(losses) + k] = _not_finite(layout, update.values_KP[k], losses_K[k])
                 elif total is not None and task.reduction is not None:
                     values_P = update.values_KP[k]
                     if norm := task.reduction.clipping_norm:
-                        values_P = clip_update(start_on_device_P, values_P, norm)
+                        clipped_P = clip_update(start_on_device_P, values_P, norm)
+                        within[-1] = clipped_P is values_P
+                        values_P = clipped_P
                     total.add(values_P, len(data.trainable) if task.reduction.weighted else 1.0)
             if total is None:
                 values.append(update.values_KP.cpu().clone())
             losses += losses_K
             num_examples += [len(data.trainable) for data in clients]
             reports += self._reports(start, task, clients)
+        clips = task.reduction is not None and task.reduction.clipping_norm > 0
+        values_nP, summed = (torch.cat(values), None) if total is None else (None, total.cpu())
         return TrainedShard(
-            losses,
-            num_examples,
-            reports,
-            faults,
-            torch.cat(values) if total is None else None,
-            total.cpu() if total is not None else None,
+            losses, num_examples, reports, faults, values_nP, summed, within if clips else None
         )
 
     def _trained(

@@ -29,6 +29,10 @@ class PopulationError(UserError):
     """The clients that answered cannot train a predictor together."""
 
 
+class BudgetError(UserError):
+    """The next release would cost more than the privacy budget; what there is so far is kept."""
+
+
 class RoundError(UserError):
     """Too few clients sent a valid reply for a round to count."""
 

@@ -18,6 +18,9 @@ from task import records
 NUM_BINS = 10
 """Calibration bins, of a tenth of the predicted share each."""
 
+SCORE_RANGE = (1 - math.sqrt(math.log(2)), 1.0)
+"""Lowest and highest alignment score: of disjoint and of equal distributions."""
+
 FEWEST_OPTIONS = 20
 """A bin of fewer options, over all context draws, is not disclosed: its sum could be one share."""
 

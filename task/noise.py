@@ -38,8 +38,7 @@ class SecureNoise:
     def random(self, size: int) -> NDArray[np.float64]:
         """Return (size,) uniform numbers in [0, 1), multiples of 2^-53."""
         drawn = np.frombuffer(self._stream.update(bytes(8 * size)), dtype=np.uint64)
-        uniform: NDArray[np.float64] = (drawn >> np.uint64(11)) * 2.0**-53
-        return uniform
+        return (drawn >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def standard_normal(self, size: int) -> NDArray[np.float64]:
         """Return (size,) standard normal numbers (Box and Muller's transform)."""

@@ -1,4 +1,4 @@
-"""`privacy.*`: which unit is protected, by how much noise, and what that needs of other settings."""
+"""`privacy.*`: which unit differential privacy protects, how strongly, and what is disclosed."""
 
 from dataclasses import dataclass
 
@@ -144,6 +144,12 @@ class PrivacyConfig:
                 self.metrics,
                 "'full' or 'off' where privacy.unit = 'none'",
             )
+        require(
+            self.clipping_quantile == 0 or self.num_bands == 1,
+            "privacy.num-bands",
+            self.num_bands,
+            "1 with privacy.clipping-quantile: correlated noise needs a fixed clipping norm",
+        )
         if self.unit == "member":
             require(
                 self.metrics != "noisy",

@@ -1,0 +1,92 @@
+"""What the population grid makes of a strategy's messages: messages to nodes."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from server_app.arrays import num_bytes
+from server_app.discovery import Client
+from server_app.exchange import ReducingGrid
+from server_app.replies import is_train
+from task import records
+from task.aggregation import Reduction
+
+Record = ArrayRecord | ConfigRecord | MetricRecord
+AddedRecords = Callable[[Client, str, int], Mapping[str, Record]]
+"""(client, message type, round) to the records that every message to that client carries."""
+
+
+class Outbox:
+    """Addresses messages to the nodes of their clients, adds records to them and sends them.
+
+    Args:
+        grid: the runtime's grid.
+        clients: all clients by id.
+        added_records: what every message carries besides the strategy's own records.
+
+    Attributes:
+        num_bytes: array bytes sent so far.
+    """
+
+    def __init__(
+        self, grid: Grid, clients: Mapping[int, Client], added_records: AddedRecords
+    ) -> None:
+        self.num_bytes = 0
+        self._grid = grid
+        self._clients = clients
+        self._added_records = added_records
+
+    def push(
+        self,
+        batch: Sequence[Message],
+        server_round: int,
+        clipping_norm: float,
+        reduction: Reduction | None,
+    ) -> list[str | None]:
+        """Send messages; return their ids, None for one that the runtime does not accept.
+
+        Args:
+            batch: messages to clients.
+            server_round: the federated round.
+            clipping_norm: told to clients that train.
+            reduction: given, the grid below is to add up what comes back.
+        """
+        sizes: dict[int, int] = {}  # of records by identity: most clients are sent the same
+        addressed = [self._address(each, server_round, clipping_norm, sizes) for each in batch]
+        if reduction and isinstance(self._grid, ReducingGrid):
+            accepted = list(self._grid.push_reduced(addressed, reduction))
+        else:
+            accepted = list(self._grid.push_messages(addressed))
+        if len(accepted) < len(batch):  # Flower's simulation leaves out what it did not accept
+            sent = {message.metadata.message_id for message in addressed} & set(accepted)
+            ids = [message.metadata.message_id for message in addressed]
+            accepted = [message_id if message_id in sent else "" for message_id in ids]
+        # Flower's HTTP grid returns None for what was not accepted.
+        return [message_id or None for message_id in accepted]
+
+    def _address(
+        self, message: Message, server_round: int, clipping_norm: float, sizes: dict[int, int]
+    ) -> Message:
+        """Turn a strategy's message to a client into one to its node."""
+        client = self._clients[message.metadata.dst_node_id]
+        message_type = message.metadata.message_type
+        if is_train(message) and client.role != "train":
+            raise ValueError(f"{client.name} is held out: a strategy must not train it.")
+        content = RecordDict({**message.content})
+        for name, record in self._added_records(client, message_type, server_round).items():
+            content[name] = record
+        briefing = content.config_records.get(records.BRIEFING)
+        if is_train(message) and briefing is not None:
+            briefing[records.CLIPPING_NORM] = clipping_norm
+        for arrays in content.array_records.values():
+            if id(arrays) not in sizes:
+                sizes[id(arrays)] = num_bytes(arrays)
+            self.num_bytes += sizes[id(arrays)]
+        return Message(
+            content,
+            client.node_id,
+            message_type,
+            ttl=message.metadata.ttl,
+            group_id=str(server_round),
+        )
