@@ -19,7 +19,7 @@ import torch
 from measure import write_results
 from safetensors.torch import load_file
 
-from task.config import DataConfig
+from task.config import DataConfig, RunConfig
 from task.seeding import generator
 from task.sources import load_survey
 
@@ -34,7 +34,7 @@ STRATEGIES: dict[str, list[str]] = {
 
 def write_ragged_survey(file: Path, groups: int) -> None:
     """Write a synthetic survey in which groups have answered different numbers of questions."""
-    survey = load_survey(DataConfig(synthetic_groups=groups), 0)
+    survey = load_survey(RunConfig(data=DataConfig(synthetic_groups=groups)))
     rows = []
     for group, answers in survey.answers.items():
         random = generator(0, "ragged", group)

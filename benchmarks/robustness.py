@@ -36,7 +36,7 @@ from server_app.cohort import CohortGrid
 from server_app.federation import run_federation
 from server_app.replies import is_train
 from task import records
-from task.config import DataConfig, RunConfig
+from task.config import DataConfig, RunConfig, RunSettings
 from task.errors import RoundError
 from task.features import load_roles
 from task.seeding import generator
@@ -135,7 +135,7 @@ class PoisoningGrid(Grid):
 
 def flipped(data: DataConfig, seed: int, poisoned: Collection[str], file: Path) -> DataConfig:
     """Write the survey as a table in which some groups' answers are reversed."""
-    survey = load_survey(data, seed)
+    survey = load_survey(RunConfig(run=RunSettings(seed=seed), data=data))
     rows: list[tuple[int, str, str, str, float]] = []
     for group, answers in survey.answers.items():
         for index, position in enumerate(answers.questions.tolist()):

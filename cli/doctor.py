@@ -49,7 +49,7 @@ def _run_rows(settings: list[str] | None) -> dict[str, str]:
     size = sum(file.stat().st_size for file in files) / 1e6
     rows: dict[str, Any] = {"feature cache": f"{cache}: {len(files)} files, {size:.1f} MB"}
     try:
-        rows["survey"] = load_survey(config.data, config.run.seed).summary()
+        rows["survey"] = load_survey(config).summary()
         roles = load_roles(config.data, config.evaluation, config.run.seed)
     except UserError as error:
         return rows | {"a run would fail": str(error)}

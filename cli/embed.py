@@ -5,13 +5,13 @@ import time
 from cli.settings import Settings, parse_settings
 from task.encoder import cache_directory
 from task.features import load_features
-from task.sources import load_survey
+from task.sources import load_asked
 
 
 def embed(settings: Settings = None) -> None:
     """Encode the survey's questions and options into the cache."""
     config = parse_settings(settings)
-    survey = load_survey(config.data, config.run.seed)
+    survey = load_asked(config.data, config.run.seed)
     print(f"Survey: {survey.summary()}")
     started = time.monotonic()
     features = load_features(config.data, config.encoder, config.run.seed)

@@ -76,7 +76,7 @@ def _check(config: RunConfig) -> int:
     require_strategy(config)
     check_sinks(config.log)
     require_unused(Path(config.run.directory))
-    load_survey(config.data, config.run.seed)
+    load_survey(config)
     roles = load_roles(config.data, config.evaluation, config.run.seed)
     load_features(config.data, config.encoder, config.run.seed)
     return len(roles)

@@ -163,7 +163,7 @@ def _linear_probe(trial: Trial, _folder: Path) -> CellResult:
 
 def _population_mean(trial: Trial, _folder: Path) -> CellResult:
     """The mean of the (other) training groups on the same question."""
-    survey = load_survey(trial.config.data, trial.config.run.seed)
+    survey = load_survey(trial.config)
     sums = population_sums(survey, trial.roles)
     everyone = predict_known(sums.mean())
     others = {data.group: predict_known(sums.mean(data.answers)) for data in trial.train}

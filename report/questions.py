@@ -73,7 +73,7 @@ def explored_groups(
     """
     config = RunConfig.from_flat(settings)
     predictor = load_predictor(run, "final")
-    survey = load_survey(config.data, config.run.seed)
+    survey = load_survey(config)
     roles = load_roles(config.data, config.evaluation, config.run.seed)
     keys = {group: survey.question_keys[survey.answers[group].questions] for group in roles}
     seen = seen_question_keys(keys, roles)

@@ -52,7 +52,7 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
     directory = RunDirectory.create(Path(path), config)
     print(f"Run directory: {directory.path}", flush=True)
     with directory.recording_status():
-        survey = load_survey(config.data, config.run.seed)
+        survey = load_survey(config)
         print(f"Survey: {survey.summary()}", flush=True)
         # Features first, with all of this machine's cores: clients then read them from the cache.
         load_features(config.data, config.encoder, config.run.seed)

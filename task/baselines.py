@@ -82,7 +82,7 @@ def score_baselines(config: RunConfig) -> dict[str, dict[str, GroupScores]]:
     training groups on the same question, and uniform where none was asked. It reads the training
     groups' answers, which is possible in a simulation only.
     """
-    survey = load_survey(config.data, config.run.seed)
+    survey = load_survey(config)
     roles = load_roles(config.data, config.evaluation, config.run.seed)
     groups = {group: load_group(config, group) for group in roles}
     seen = seen_question_keys({g: data.question_keys for g, data in groups.items()}, roles)

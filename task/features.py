@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from task.config import DataConfig, EncoderConfig, EvaluationConfig, RunConfig
-from task.encoder import encode_cached, make_encoder
+from task.encoder import cache_directory, encode_cached, make_encoder
+from task.privacy_config import PrivacyConfig
 from task.roles import Role, assign_roles, num_held_back
 from task.seeding import generator
-from task.sources import load_survey
+from task.sources import load_asked, survey_of
 from task.survey import Answers, Survey
 
 
@@ -126,7 +127,7 @@ def feature_sums(data: GroupData) -> FeatureSums:
 @lru_cache(maxsize=2)
 def load_features(data: DataConfig, encoder: EncoderConfig, seed: int) -> NDArray[np.float32]:
     """Load the features of all the survey's questions, (options, d_x), from the cache."""
-    return encode_cached(load_survey(data, seed).questions, encoder)
+    return encode_cached(load_asked(data, seed).questions, encoder)
 
 
 @lru_cache(maxsize=2)
@@ -138,22 +139,30 @@ def load_fingerprint(encoder: EncoderConfig) -> str:
 @lru_cache(maxsize=2)
 def load_roles(data: DataConfig, evaluation: EvaluationConfig, seed: int) -> dict[str, Role]:
     """Load the role of every group that takes part."""
-    return assign_roles(load_survey(data, seed), data, evaluation, seed)
+    return assign_roles(load_asked(data, seed), data, evaluation, seed)
 
 
 @cache
 def _load_group(
-    data: DataConfig, encoder: EncoderConfig, evaluation: EvaluationConfig, seed: int, group: str
+    data: DataConfig,
+    encoder: EncoderConfig,
+    evaluation: EvaluationConfig,
+    privacy: PrivacyConfig,
+    seed: int,
+    group: str,
 ) -> GroupData:
     role = load_roles(data, evaluation, seed)[group]
     features = load_features(data, encoder, seed)
-    return group_data(load_survey(data, seed), features, group, role, data, seed)
+    survey = survey_of(data, privacy, cache_directory(encoder), seed)
+    return group_data(survey, features, group, role, data, seed)
 
 
 def load_group(config: RunConfig, group: str) -> GroupData:
-    """Load one group's data; kept for the life of the process.
+    """Load one group's data as `privacy.*` lets it be read; kept for the life of the process.
 
     Raises:
         KeyError: the group takes no part in the run.
     """
-    return _load_group(config.data, config.encoder, config.evaluation, config.run.seed, group)
+    return _load_group(
+        config.data, config.encoder, config.evaluation, config.privacy, config.run.seed, group
+    )

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,11 +45,14 @@ class Answers:
             files with the same answers give the same order.
         lengths: (Q,) int64, number of options of each question.
         shares: (sum of lengths,) float32, the distributions one after another; each sums to 1.
+        counts: (sum of lengths,) int64, respondents who chose each option; None where the source
+            gives shares, or weighted counts, which are no whole numbers.
     """
 
     questions: NDArray[np.int64]
     lengths: NDArray[np.int64]
     shares: NDArray[np.float32]
+    counts: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -63,6 +66,11 @@ class Answers:
         """(options,) shares of the group's `index`-th question."""
         start = self.starts[index]
         return self.shares[start : start + self.lengths[index]]
+
+    @property
+    def respondents(self) -> NDArray[np.int64] | None:
+        """(Q,) int64: respondents of each question; None without counts."""
+        return None if self.counts is None else np.add.reduceat(self.counts, self.starts)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,14 @@ class Survey:
     questions: tuple[Question, ...]
     answers: Mapping[str, Answers]
     dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def without_answers(self) -> "Survey":
+        """Return which questions each group was asked; every share is NaN."""
+        blank = {
+            group: replace(answers, shares=np.full_like(answers.shares, np.nan), counts=None)
+            for group, answers in self.answers.items()
+        }
+        return replace(self, answers=blank)
 
     @cached_property
     def option_offsets(self) -> NDArray[np.int64]:
@@ -113,6 +129,8 @@ def build_survey(
     questions: Sequence[Question],
     answers: Iterable[tuple[str, int, Sequence[float] | NDArray[np.float64]]],
     dropped: Mapping[str, int] | None = None,
+    *,
+    counts: bool = False,
 ) -> Survey:
     """Validate answer distributions and assemble a survey.
 
@@ -121,19 +139,23 @@ def build_survey(
 
     Args:
         questions: the questions.
-        answers: (group, position in `questions`, shares over its options), in any order.
+        answers: (group, position in `questions`, values over its options), in any order.
         dropped: what the caller has left out already, by reason.
+        counts: the values count respondents; otherwise they are shares.
 
     Raises:
-        SurveyError: a share is negative or not finite, shares do not sum to 1 within
+        SurveyError: a value is negative or not finite, shares do not sum to 1 within
             `SUM_TOLERANCE`, their number differs from the options, a group answers a question
             twice, or nothing is left.
     """
     reasons = dict(dropped or {})
     by_group: dict[str, dict[int, NDArray[np.float64]]] = {}
-    for group, position, values in answers:
+    counted: dict[str, dict[int, NDArray[np.float64]]] = {}
+    for group, position, given in answers:
         question = questions[position]
-        shares = np.asarray(values, dtype=np.float64)
+        values = np.asarray(given, dtype=np.float64)
+        total = values.sum()
+        shares = values / total if counts and total > 0 else values
         _check_shares(group, question, shares)
         if len(shares) < 2:
             _count(reasons, "answers to questions with fewer than two options")
@@ -147,6 +169,8 @@ def build_survey(
                     "distribution per (group, question). Remove or merge one of them."
                 )
             own[position] = shares / shares.sum()
+            if counts:
+                counted.setdefault(group, {})[position] = values
     if not by_group:
         raise SurveyError(
             f"The survey holds no usable answers (dropped: {reasons or 'nothing'}). Expected at "
@@ -155,7 +179,9 @@ def build_survey(
     keys = [question.key for question in questions]
     return Survey(
         questions=tuple(questions),
-        answers={group: _pack(by_group[group], keys) for group in sorted(by_group)},
+        answers={
+            group: _pack(by_group[group], keys, counted.get(group)) for group in sorted(by_group)
+        },
         dropped=reasons,
     )
 
@@ -180,12 +206,20 @@ def _check_shares(group: str, question: Question, shares: NDArray[np.float64]) -
         )
 
 
-def _pack(by_position: Mapping[int, NDArray[np.float64]], keys: Sequence[int]) -> Answers:
+def _pack(
+    by_position: Mapping[int, NDArray[np.float64]],
+    keys: Sequence[int],
+    counted: Mapping[int, NDArray[np.float64]] | None,
+) -> Answers:
     positions = sorted(by_position, key=lambda position: keys[position])
+    counts = np.concatenate([counted[p] for p in positions]) if counted else None
+    if counts is not None and (counts != np.rint(counts)).any():
+        counts = None
     return Answers(
         questions=np.array(positions, dtype=np.int64),
         lengths=np.array([len(by_position[p]) for p in positions], dtype=np.int64),
         shares=np.concatenate([by_position[p] for p in positions]).astype(np.float32),
+        counts=None if counts is None else counts.astype(np.int64),
     )
 
 

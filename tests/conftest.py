@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from task import features
-from task.sources import load_survey
+from task import features, sources
 
 settings.register_profile("tests", deadline=None, max_examples=60)
 settings.load_profile("tests")
@@ -15,7 +14,8 @@ settings.load_profile("tests")
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 
 LOADERS = (
-    load_survey,
+    sources._read_survey,
+    sources._private_survey,
     features.load_fingerprint,
     features.load_features,
     features.load_roles,

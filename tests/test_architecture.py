@@ -53,3 +53,39 @@ def test_no_text_is_run_as_code(file):
 def test_files_are_short(file):
     if file != ROOT / "task" / "config.py":  # one setting after another, with its help text
         assert len(file.read_text().splitlines()) < 300
+
+
+RAW_READERS = {
+    "_read_survey": "task/sources/",
+    "_private_survey": "task/sources/",
+    "make_synthetic": "task/sources/",
+    "load_global_opinions": "task/sources/",
+    "load_table": "task/sources/",
+    "SOURCES": "task/sources/",
+    "private_survey": "task/sources/",
+    "noisy_answers": "task/respondents.py",
+    "survey_from_frame": "task/sources/ task/predicting.py",  # the context that a user gives
+    "read_frame": "task/sources/ task/predicting.py",
+}
+"""What reads a survey's exact answers, and the files that may."""
+
+
+@pytest.mark.parametrize(
+    "file",
+    [*FILES, *sorted((ROOT / "benchmarks").glob("*.py"))],
+    ids=lambda f: str(f.relative_to(ROOT)),
+)
+def test_answers_are_read_as_the_privacy_unit_lets_them(file):
+    own = str(file.relative_to(ROOT))
+    for node in ast.walk(ast.parse(file.read_text())):
+        named = set()
+        if isinstance(node, ast.Name):
+            named = {node.id}
+        elif isinstance(node, ast.Attribute):
+            named = {node.attr}
+        elif isinstance(node, ast.ImportFrom):
+            named = {alias.name for alias in node.names}
+        for name in named & set(RAW_READERS):
+            allowed = RAW_READERS[name].split()
+            is_its_own = own in ("task/respondents.py", "task/config.py")  # another SOURCES
+            assert is_its_own or own.startswith(tuple(allowed)), f"{name} in line {node.lineno}"

@@ -1,9 +1,16 @@
-"""Survey sources: one loader per file."""
+"""Survey sources: one loader per file, and the one door to what they read.
+
+With `privacy.unit` `member` a run reads noisy histograms only. So everything else takes a survey
+from `load_survey`, or from `load_asked` where it needs no answers; a test guards that.
+"""
 
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 
-from task.config import DataConfig
+from task.config import DataConfig, RunConfig
+from task.encoder import cache_directory
+from task.privacy_config import PrivacyConfig
 from task.survey import Survey
 
 # Loaded when it is used: reading files needs pandas, which takes a third of a second to import.
@@ -14,13 +21,44 @@ SOURCES = {
 }
 
 
-@lru_cache(maxsize=2)
-def load_survey(data: DataConfig, seed: int) -> Survey:
-    """Load the survey that the config names; kept for the life of the process.
+def load_survey(config: RunConfig) -> Survey:
+    """Load the survey as the run may read it; kept for the life of the process.
 
     Raises:
         SurveyError: the survey cannot be read or breaks the schema.
+        ConfigError: see `task.respondents.private_survey`.
     """
+    return survey_of(config.data, config.privacy, cache_directory(config.encoder), config.run.seed)
+
+
+def survey_of(data: DataConfig, privacy: PrivacyConfig, folder: Path, seed: int) -> Survey:
+    """Load the survey as a run with these settings may read it; see `load_survey`.
+
+    Args:
+        data: the survey.
+        privacy: with unit `member` its answers are noisy.
+        folder: where the key of secure noise lies.
+        seed: the run's seed.
+    """
+    if privacy.unit == "member":
+        return _private_survey(data, privacy, folder, seed)
+    return _read_survey(data, seed)
+
+
+def load_asked(data: DataConfig, seed: int) -> Survey:
+    """Load the questions, and which of them each group was asked; every share is NaN."""
+    return _read_survey(data, seed).without_answers()
+
+
+@lru_cache(maxsize=2)
+def _read_survey(data: DataConfig, seed: int) -> Survey:
     module, loader = SOURCES[data.source].split(":")
     survey: Survey = getattr(import_module(module), loader)(data, seed)
     return survey
+
+
+@lru_cache(maxsize=2)
+def _private_survey(data: DataConfig, privacy: PrivacyConfig, folder: Path, seed: int) -> Survey:
+    from task.respondents import private_survey  # SciPy takes most of a second to import
+
+    return private_survey(_read_survey(data, seed), privacy, seed, folder)

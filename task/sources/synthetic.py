@@ -113,13 +113,13 @@ def make_synthetic(data: DataConfig, seed: int) -> Survey:
         for index in sorted(answered.tolist()):
             logits = position[option_values[index]] + topic_logits[index]
             answers.append((name, index, _ask(logits, random)))
-    return build_survey(questions, answers)
+    return build_survey(questions, answers, counts=True)
 
 
 def _ask(logits: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
-    """Return the shares of `RESPONDENTS` people who choose with these logits."""
+    """Return how many of `RESPONDENTS` people choose each option with these logits."""
     weights = np.exp(logits - logits.max())
-    return random.multinomial(RESPONDENTS, weights / weights.sum()) / RESPONDENTS
+    return random.multinomial(RESPONDENTS, weights / weights.sum()).astype(np.float64)
 
 
 def _group_names(number: int) -> list[str]:

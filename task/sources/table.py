@@ -35,7 +35,8 @@ def survey_from_frame(frame: pd.DataFrame, where: str) -> Survey:
     if not has_ids:
         _require_one_option_list(frame, where)
     questions, positions = _questions(frame)
-    return build_survey(questions, _answers(frame, value, questions, positions))
+    answers = _answers(frame, value, questions, positions)
+    return build_survey(questions, answers, counts=value == "count")
 
 
 def _clean(frame: pd.DataFrame, value: str, where: str) -> pd.DataFrame:
@@ -107,7 +108,4 @@ def _answers(
         position = positions[str(identifier)]
         given = dict(zip(part["option"], part[value], strict=True))
         values = [float(given.get(option, 0.0)) for option in questions[position].options]
-        total = sum(values)
-        if value == "count" and total > 0:
-            values = [number / total for number in values]
         yield str(group), position, values

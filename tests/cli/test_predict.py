@@ -19,7 +19,7 @@ GROUP = "Northern students"
 
 def table(survey_config: DataConfig, positions: Sequence[int]) -> pd.DataFrame:
     """The group's answers to some of its questions, in long form."""
-    survey = load_survey(survey_config, 0)
+    survey = load_survey(RunConfig(data=survey_config))
     answers = survey.answers[GROUP]
     return pd.DataFrame(
         [

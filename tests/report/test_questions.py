@@ -63,7 +63,7 @@ def test_the_populations_answers_are_mixed_in(tmp_path: Path) -> None:
 
 def test_true_shares_are_the_surveys(run: RunFiles) -> None:
     config = RunConfig.from_flat(run.settings)
-    survey = load_survey(config.data, config.run.seed)
+    survey = load_survey(config)
     for entry in explored(run):
         answers = survey.answers[entry["name"]]
         known = {

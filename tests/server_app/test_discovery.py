@@ -53,7 +53,7 @@ def test_nodes_that_appear_late_are_waited_for() -> None:
 def test_feature_sums_pool_all_training_questions_and_no_held_out_ones() -> None:
     config = tiny_config()
     found = discover_clients(InProcessGrid(config, 3), timeout=60)
-    survey, features = load_survey(config.data, 0), load_features(config.data, config.encoder, 0)
+    survey, features = load_survey(config), load_features(config.data, config.encoder, 0)
     offsets = survey.option_offsets
     rows = [
         row

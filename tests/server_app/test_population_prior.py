@@ -414,7 +414,7 @@ def _predicts_with_the_populations_answers(
     config: RunConfig, predictor: PreferencePredictor
 ) -> None:
     """What `pluralllm predict` prints is the network's distribution and theirs."""
-    survey = load_survey(config.data, config.run.seed)
+    survey = load_survey(config)
     context = Survey(survey.questions, {HELD_OUT: survey.answers[HELD_OUT]})
     prior = predictor.prior
     assert prior is not None

@@ -95,7 +95,7 @@ def test_feature_sums_of_a_group_cover_its_own_options():
 
 
 def test_load_group_gives_every_group_its_role_and_its_questions_features():
-    survey = load_survey(CONFIG.data, CONFIG.run.seed)
+    survey = load_survey(CONFIG)
     roles = []
     for group in survey.answers:
         data = load_group(CONFIG, group)
@@ -107,7 +107,7 @@ def test_load_group_gives_every_group_its_role_and_its_questions_features():
 
 
 def test_groups_of_a_machine_share_one_array_of_features():
-    first, second = (load_group(CONFIG, g) for g in list(load_survey(CONFIG.data, 0).answers)[:2])
+    first, second = (load_group(CONFIG, g) for g in list(load_survey(CONFIG).answers)[:2])
     assert first.features is second.features
     assert not first.features.flags.writeable
 

@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from task import config
-from task.config import DataConfig
+from task.config import DataConfig, RunConfig, RunSettings, TrainConfig
 from task.sources import SOURCES, load_survey
 
 ROOT = Path(__file__).parents[3]
@@ -14,6 +15,7 @@ GLOBAL = (
     "question,selections,options\n"
     "Tea?,\"defaultdict(<class 'list'>, {'A': [0.25, 0.75]})\",\"['yes', 'no']\"\n"
 )
+SMALL = RunConfig(data=DataConfig(synthetic_groups=3, synthetic_questions=10, synthetic_answered=5))
 
 
 def test_every_source_that_the_config_allows_has_a_loader():
@@ -28,26 +30,26 @@ def test_every_source_that_the_config_allows_has_a_loader():
 def test_a_file_is_loaded_by_the_loader_of_its_source(tmp_path, source, text):
     path = tmp_path / "survey.csv"
     path.write_text(text)
-    survey = load_survey(DataConfig(source=source, path=str(path)), 0)
+    survey = load_survey(RunConfig(data=DataConfig(source=source, path=str(path))))
     assert list(survey.answers) == ["A"]
     assert survey.answers["A"].distribution(0).tolist() == [0.25, 0.75]
 
 
 def test_the_synthetic_survey_depends_on_the_seed():
-    data = DataConfig(synthetic_groups=3, synthetic_questions=10, synthetic_answered=5)
-    assert load_survey(data, 0).questions != load_survey(data, 1).questions
-    assert len(load_survey(data, 0).answers) == 3
+    other = replace(SMALL, run=RunSettings(seed=1))
+    assert load_survey(SMALL).questions != load_survey(other).questions
+    assert len(load_survey(SMALL).answers) == 3
 
 
 def test_a_survey_is_loaded_once():
-    data = DataConfig(synthetic_groups=3, synthetic_questions=10, synthetic_answered=5)
-    assert load_survey(data, 0) is load_survey(data, 0)
+    other = replace(SMALL, train=TrainConfig(num_rounds=1))
+    assert load_survey(SMALL) is load_survey(other)
 
 
 def test_pandas_is_not_imported_before_a_file_is_read():
     code = (
-        "import sys; from task.config import DataConfig; from task.sources import load_survey; "
-        "load_survey(DataConfig(), 0); print('pandas' in sys.modules)"
+        "import sys; from task.config import RunConfig; from task.sources import load_survey; "
+        "load_survey(RunConfig()); print('pandas' in sys.modules)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT

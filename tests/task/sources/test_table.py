@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from task.config import DataConfig
+from task.config import DataConfig, RunConfig
 from task.errors import SurveyError
 from task.sources import load_survey
 from task.sources.table import survey_from_frame
@@ -25,6 +25,10 @@ def frame(rows=ROWS, value="share"):
     return pd.DataFrame(rows, columns=["group", "question", "option", value])
 
 
+def config_of(path):
+    return RunConfig(data=DataConfig(source="table", path=str(path)))
+
+
 def as_dict(survey):
     return {
         (group, survey.questions[position]): answers.distribution(index).tolist()
@@ -36,7 +40,7 @@ def as_dict(survey):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_every_file_format_gives_the_same_survey(tmp_path, suffix):
     path = write(frame(), tmp_path / f"survey{suffix}")
-    survey = load_survey(DataConfig(source="table", path=path), 0)
+    survey = load_survey(config_of(path))
     assert survey.questions == (
         Question("Tea?", ("yes", "no")),
         Question("Cake?", ("None", "NA")),
@@ -166,10 +170,10 @@ def test_a_json_line_without_a_field_is_an_error_that_names_the_row(tmp_path):
     del lines[1]["option"]
     (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     with pytest.raises(SurveyError, match="row 2: column `option` is empty"):
-        load_survey(DataConfig(source="table", path=str(tmp_path / "x.jsonl")), 0)
+        load_survey(config_of(tmp_path / "x.jsonl"))
 
 
 def test_an_empty_table_is_an_error(tmp_path):
     (tmp_path / "x.csv").write_text("group,question,option,share\n")
     with pytest.raises(SurveyError, match="no usable answers"):
-        load_survey(DataConfig(source="table", path=str(tmp_path / "x.csv")), 0)
+        load_survey(config_of(tmp_path / "x.csv"))
