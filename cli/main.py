@@ -9,6 +9,7 @@ from cli.compare import compare
 from cli.doctor import doctor
 from cli.embed import embed
 from cli.predict import predict
+from cli.privacy import privacy
 from cli.report import report
 from cli.run import run
 from cli.settings import show_config
@@ -24,6 +25,7 @@ app.command("compare")(compare)
 app.command("report")(report)
 app.command("embed")(embed)
 app.command("predict")(predict)
+app.command("privacy")(privacy)
 app.command("config")(show_config)
 app.command("doctor")(doctor)
 

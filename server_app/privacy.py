@@ -1,10 +1,8 @@
 """What a run's privacy settings promise: the guarantee so far, and what it does not cover."""
 
-import math
 from collections.abc import Iterable
 
 from flwr.serverapp.strategy import Strategy
-from task.respondent_accounting import member_epsilon
 
 from server_app.central_privacy import CentralPrivacy
 from server_app.discovery import Population
@@ -16,6 +14,7 @@ from task.accounting import Guarantee, affordable
 from task.config import RunConfig
 from task.errors import ConfigError
 from task.ledger import Ledger
+from task.respondent_accounting import member_epsilon
 
 LEDGER = "privacy-ledger.jsonl"
 
@@ -142,7 +141,7 @@ def require_private_strategy(strategy: Strategy, config: RunConfig) -> None:
             )
             raise ConfigError(
                 f"strategy.name = {name!r}: expected a strategy that reads nothing but clients' "
-                f"mean with {setting} (fedavg, fedprox, fedavgm, fedadam, fedyogi, or one of your own "
+                f"mean with {setting} (fedavg, fedprox, fedavgm, fedadam, fedyogi, or your own "
                 "with a method `reduction`)."
             )
     elif privacy.unit == "question":

@@ -21,6 +21,7 @@ from client_app.app import app
 from server_app.briefings import Briefings
 from server_app.discovery import discover_clients
 from server_app.population import PopulationGrid
+from server_app.sampling import CohortSampler
 from task import records
 from task.aggregation import Reduction
 from task.config import RunConfig
@@ -233,12 +234,13 @@ def make_population(
     predictor = PreferencePredictor.initial(
         config.predictor, found.feature_sums, saved_settings(config.encoder), config.run.seed
     )
+    train_ids = [client.id for client in found.clients if client.role == "train"]
     population = PopulationGrid(
         grid,
         found.clients,
         Briefings(config, found, predictor),
         seed=config.run.seed,
-        clients_per_round=config.train.clients_per_round,
+        sampler=CohortSampler(config, train_ids),
         min_valid_fraction=config.train.min_valid_fraction,
         clipping_norm=config.strategy.clipping_norm,
         reduction=reduction,

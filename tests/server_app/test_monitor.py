@@ -10,7 +10,9 @@ import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from server_app.discovery import discover_clients
 from server_app.monitor import RoundMonitor
+from server_app.privacy import RunPrivacy
 from server_app.run_directory import RunDirectory, load_predictor
 from server_app.sinks import JsonLines
 from server_app.strategies.ditto import Ditto
@@ -59,6 +61,7 @@ class Run:
             self.directory,
             [self.sink],
             strategy or FedAvg(),
+            RunPrivacy(config, discover_clients(self.grid, timeout=60), self.directory),
         )
 
     def observe(self, server_round: int, value: float | None = None) -> Any:

@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import FedMedian, Strategy
 
 from server_app.discovery import Client
 from server_app.population import PopulationGrid
+from server_app.sampling import CohortSampler
 from server_app.strategies import FedAvg
 from task import records
 from task.config import RunConfig
@@ -100,11 +101,13 @@ def test_held_out_clients_can_be_evaluated() -> None:
 def test_cohorts_are_drawn_without_replacement_from_seed_and_round() -> None:
     clients = [Client(i, 100 - i, f"g{i}", f"g{i}", "train") for i in range(1, 10)]
     clients[4] = Client(5, 95, "g5", "g5", "held-out")
-    config = tiny_config()
+    train_ids = [client.id for client in clients if client.role == "train"]
 
     def draw(seed: int) -> Iterator[tuple[int, ...]]:
+        config = tiny_config(run__seed=seed, train__clients_per_round=3)
+        sampler = CohortSampler(config, train_ids)
         population = PopulationGrid(
-            InProcessGrid(config), clients, lambda *_: {}, seed=seed, clients_per_round=3
+            InProcessGrid(config), clients, lambda *_: {}, seed=seed, sampler=sampler
         )
         for server_round in range(8):
             population.server_round = server_round

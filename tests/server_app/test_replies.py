@@ -5,7 +5,14 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from server_app.replies import ReplyError, SentParameters, accept_metrics, accept_train
+from server_app.replies import (
+    EVALUATE_METRICS,
+    TRAIN_METRICS,
+    ReplyError,
+    SentParameters,
+    accept_metrics,
+    accept_train,
+)
 from task import records
 from task.metrics import NUM_BINS
 
@@ -42,9 +49,9 @@ def fault_of(message: Message, reply: RecordDict, reports: Sequence[str] = ()) -
     try:
         if message.metadata.message_type == "train":
             sent = SentParameters(message.content.array_records[records.ARRAYS])
-            accept_train(reply, sent, reports=reports)
+            accept_train(reply, sent, required=(*TRAIN_METRICS, *reports))
         else:
-            accept_metrics(reply, train=False)
+            accept_metrics(reply, EVALUATE_METRICS)
     except ReplyError as fault:
         return str(fault)
     return None
