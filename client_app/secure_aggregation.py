@@ -95,8 +95,8 @@ def _answer(
         _require_sound_setup(message.content.config_records[RECORD_KEY_CONFIGS])
     if stage == Stage.COLLECT_MASKED_VECTORS and server_round <= cast(int, answered.get(group, 0)):
         raise RoundError(
-            f"{group} has sent its masked update of round {answered[group]!r} already and was asked "
-            f"for one of round {server_round}: two sums over different clients would disclose it."
+            f"{group} has sent its masked update of round {answered[group]!r} and was asked for "
+            f"one of round {server_round}: two sums over different clients would disclose it."
         )
 
     def fit(inner: Message, context: Context) -> Message:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message
 
@@ -109,6 +108,7 @@ class SecureAggregation:
         least = least_survivors(count, fraction)
         shares = num_shares(count)
         threshold = least_survivors(shares, fraction)
+        levels = num_levels(count)
         norm = self._config.strategy.clipping_norm
         limit = value_range(norm, noise_std(self._config, norm, least))
         workflow = Workflow(
@@ -116,7 +116,7 @@ class SecureAggregation:
             threshold=threshold,
             least_survivors=least,
             limit=limit,
-            levels=num_levels(count),
+            levels=levels,
             timeout=timeout,
         )
         settings = ConfigRecord(
@@ -128,25 +128,15 @@ class SecureAggregation:
             result = unmasked_mean(
                 workflow, wire, list(by_client), self._config.run.seed, server_round
             )
-        except ValueError as error:  # of Flower's: shares that do not belong together
+            if result is None:
+                raise RoundError(_why_halted(workflow, wire, server_round, count))
+            (mean_V,), survivors = result
+            mean_P, weight = decode(mean_V, len(survivors), limit, levels, self._max_examples)
+        except ValueError as error:  # a client's masked vector or shares are not of the protocol
             raise RoundError(
-                f"Round {server_round}: the sum cannot be unmasked: {error}."
+                f"Round {server_round}: the sum cannot be unmasked ({error}): at least one client "
+                "does not keep to the protocol, and it does not show which."
             ) from error
-        if result is None:
-            reasons = "; ".join(f"client {i}: {why}" for i, why in sorted(wire.failures.items()))
-            raise RoundError(
-                f"Round {server_round}: secure aggregation of {count} clients halted in its stage "
-                f"{workflow.halted_in!r}; expected at least {least} clients, and {threshold} "
-                f"of the {shares} that hold shares of each one's secrets "
-                f"(train.min-valid-fraction). {reasons}"
-            )
-        (mean_V,), survivors = result
-        if not (np.abs(mean_V) <= limit * (1 + 1e-9)).all() or mean_V[-1] <= 0:
-            raise RoundError(
-                f"Round {server_round}: the unmasked sum is impossible: a client's masked vector "
-                "or shares are not of the protocol. No update was applied."
-            )
-        mean_P, weight = decode(mean_V, len(survivors), limit, self._max_examples)
         return SecureSum(
             torch.from_numpy(mean_P),
             weight,
@@ -162,3 +152,13 @@ class SecureAggregation:
         stated = configs.get(records.CONFIG, ConfigRecord()).get(records.SERVER_ROUND)
         self._last_round = cast(int, stated) if stated else self._last_round + 1
         return self._last_round
+
+
+def _why_halted(workflow: Workflow, wire: Wire, server_round: int, count: int) -> str:
+    reasons = "; ".join(f"client {i}: {why}" for i, why in sorted(wire.failures.items()))
+    return (
+        f"Round {server_round}: secure aggregation of {count} clients halted in its stage "
+        f"{workflow.halted_in!r}; expected at least {workflow.least_survivors} clients, and "
+        f"{workflow.least_shares} of the {workflow.num_shares} that hold shares of each one's "
+        f"secrets (train.min-valid-fraction). {reasons}"
+    )

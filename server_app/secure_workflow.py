@@ -44,12 +44,13 @@ from task.seeding import derive_seed
 Send = Callable[[Sequence[Message], float | None], Sequence[Message]]
 """(messages to clients, seconds to wait) to the replies there are by then."""
 
-_ANSWERS = {
-    Stage.SETUP: (Key.PUBLIC_KEY_1, Key.PUBLIC_KEY_2),
-    Stage.SHARE_KEYS: (Key.DESTINATION_LIST, Key.CIPHERTEXT_LIST),
-    Stage.COLLECT_MASKED_VECTORS: (Key.MASKED_PARAMETERS,),
-    Stage.UNMASK: (Key.NODE_ID_LIST, Key.SHARE_LIST),
+_ANSWERS: dict[str, dict[str, type]] = {
+    Stage.SETUP: {Key.PUBLIC_KEY_1: bytes, Key.PUBLIC_KEY_2: bytes},
+    Stage.SHARE_KEYS: {Key.DESTINATION_LIST: int, Key.CIPHERTEXT_LIST: bytes},
+    Stage.COLLECT_MASKED_VECTORS: {Key.MASKED_PARAMETERS: bytes},
+    Stage.UNMASK: {Key.NODE_ID_LIST: int, Key.SHARE_LIST: bytes},
 }
+"""What clients answer; lists of that but for the keys."""
 
 
 class Wire:
@@ -120,7 +121,7 @@ class Wire:
         if protocol[Key.STAGE] == Stage.COLLECT_MASKED_VECTORS:
             content[records.ARRAYS] = strategy.array_records[records.ARRAYS]
             self.bytes_down += num_bytes(strategy.array_records[records.ARRAYS])
-        self.bytes_down += protocol.count_bytes()
+        self.bytes_down += _num_bytes(protocol)
         return make_message(message.metadata, content)
 
     def _accept(self, asked: Message, reply: Message) -> Message:
@@ -136,30 +137,41 @@ class Wire:
         answer = reply.content.config_records.get(RECORD_KEY_CONFIGS, ConfigRecord())
         if set(reply.content) != {RECORD_KEY_CONFIGS} or set(answer) != set(_ANSWERS[stage]):
             raise ReplyError(f"its reply to the stage {stage!r} is not of the protocol")
-        self.bytes_up += answer.count_bytes()
-        first, *others = (cast(list[Any], answer[key]) for key in _ANSWERS[stage])
-        sound = all(len(each) == len(first) for each in others)
-        if stage == Stage.SETUP:
-            sound = isinstance(first, bytes) and isinstance(others[0], bytes)
-        elif stage == Stage.UNMASK:
+        self.bytes_up += _num_bytes(answer)
+        lists = [
+            cast(list[Any], [answer[key]] if stage == Stage.SETUP else answer[key])
+            for key in _ANSWERS[stage]
+        ]
+        sound = all(
+            isinstance(values, list) and all(isinstance(value, kind) for value in values)
+            for values, kind in zip(lists, _ANSWERS[stage].values(), strict=True)
+        )
+        if sound and stage == Stage.UNMASK:
             owners = [
                 *cast(list[int], request[Key.ACTIVE_NODE_ID_LIST]),
                 *cast(list[int], request[Key.DEAD_NODE_ID_LIST]),
             ]
-            sound = sound and sorted(first) == sorted(owners)
-        elif stage == Stage.COLLECT_MASKED_VECTORS:
-            sound = [len(each) for each in first] == [4, 4 * self._size]
+            sound = sorted(lists[0]) == sorted(owners)
+        if sound and stage == Stage.COLLECT_MASKED_VECTORS:
+            sound = [len(each) for each in lists[0]] == [4, 4 * self._size]
+        sound = sound and len({len(values) for values in lists}) == 1
         if not sound:
             raise ReplyError(f"its reply to the stage {stage!r} cannot be read")
         if stage != Stage.COLLECT_MASKED_VECTORS:
             return make_message(reply.metadata, RecordDict({RECORD_KEY_CONFIGS: answer}))
         nothing = FitRes(Status(Code.OK, ""), Parameters([], ""), 1, {})
         content = fitres_to_recorddict(nothing, keep_input=False)
-        masked = [np.frombuffer(each, "<u4").astype(np.int64) for each in first]
+        masked = [np.frombuffer(each, "<u4").astype(np.int64) for each in lists[0]]
         content[RECORD_KEY_CONFIGS] = ConfigRecord(
             {Key.MASKED_PARAMETERS: [ndarray_to_bytes(each) for each in masked]}
         )
         return make_message(reply.metadata, content)
+
+
+def _num_bytes(record: ConfigRecord) -> int:
+    """Return about how many bytes a record takes (Flower's own fails on an empty list)."""
+    lists = (value if isinstance(value, list) else [value] for value in record.values())
+    return sum(len(v) if isinstance(v, str | bytes) else 8 for each in lists for v in each)
 
 
 class Workflow(SecAggPlusWorkflow):
@@ -169,13 +181,8 @@ class Workflow(SecAggPlusWorkflow):
     must be taken off; nobody has shares of them, so every such round fails. Here it drops out of
     the protocol, as in the paper (the set U2).
 
-    Args:
-        shares: into how many shares each client's secrets are split.
-        threshold: how many of them open a secret.
+    Args (others are `SecAggPlusWorkflow`'s, or `task.secure_aggregation`'s):
         least_survivors: with fewer masked vectors nothing is unmasked.
-        limit: largest magnitude of an entry.
-        levels: steps of the quantisation.
-        timeout: seconds to wait in each stage.
     """
 
     def __init__(
@@ -197,7 +204,8 @@ class Workflow(SecAggPlusWorkflow):
             timeout=timeout,
         )
         self.halted_in = ""
-        self._least_survivors = least_survivors
+        self.least_survivors = least_survivors
+        self.least_shares = threshold
 
     def setup_stage(self, grid: Grid, context: LegacyContext, state: WorkflowState) -> bool:
         """Collect public keys."""
@@ -213,7 +221,7 @@ class Workflow(SecAggPlusWorkflow):
     ) -> bool:
         """Collect masked vectors."""
         done = super().collect_masked_vectors_stage(grid, context, state)
-        enough = len(state.active_node_ids) >= self._least_survivors
+        enough = len(state.active_node_ids) >= self.least_survivors
         self.halted_in = "" if done and enough else Stage.COLLECT_MASKED_VECTORS
         return done and enough
 
@@ -232,7 +240,7 @@ class Workflow(SecAggPlusWorkflow):
             for client_id, neighbours in state.nid_to_neighbours.items()
             if client_id in remaining
         }
-        enough = len(remaining) >= self._least_survivors
+        enough = len(remaining) >= self.least_survivors
         self.halted_in = "" if done and enough else stage
         return done and enough
 
@@ -245,7 +253,7 @@ class _Addressee:
 
 
 class _Catcher:
-    """What the workflow uses of a legacy strategy: names the clients, and keeps what the workflow gives it."""
+    """What the workflow uses of a strategy: it names the clients and keeps what it is given."""
 
     def __init__(self, client_ids: Sequence[int]) -> None:
         self.mean: NDArrays | None = None

@@ -117,7 +117,7 @@ def encode(
 
 
 def decode(
-    mean_V: NDArray[np.float64], num_clients: int, limit: float, max_examples: int
+    mean_V: NDArray[np.float64], num_clients: int, limit: float, levels: int, max_examples: int
 ) -> tuple[NDArray[np.float64], float]:
     """Return the (P,) weighted mean update and the sum of the weights, from the mean of vectors.
 
@@ -128,9 +128,21 @@ def decode(
         mean_V: unweighted mean of what `encode` returned.
         num_clients: how many vectors it is the mean of.
         limit: as in `encode`.
+        levels: as in `encode`.
         max_examples: weights were numbers of examples over this; 0: all were 1.
+
+    Raises:
+        ValueError: no such vectors have this mean; masks were left in it, say.
     """
-    total = mean_V[-1] / limit * num_clients * max(1, max_examples)
-    total = float(max(1, round(total)))  # weights are integers
-    mean_P: NDArray[np.float64] = mean_V[:-1] * (num_clients * max(1, max_examples) / total)
-    return mean_P, total
+    most = max(1, max_examples)
+    total = float(mean_V[-1] / limit * num_clients * most)
+    weight = round(total)  # a sum of integers, each rounded to a multiple of 2 * most / levels
+    tolerance = 2 * num_clients * most / levels + 1e-6
+    if (
+        not num_clients <= weight <= num_clients * most
+        or abs(total - weight) > tolerance
+        or (np.abs(mean_V) > limit * (1 + 1e-9)).any()
+    ):
+        raise ValueError("no clients' updates have this sum")
+    mean_P: NDArray[np.float64] = mean_V[:-1] * (num_clients * most / weight)
+    return mean_P, float(weight)
