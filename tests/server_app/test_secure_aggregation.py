@@ -11,10 +11,15 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 from flwr.common.serde import message_to_proto
+from flwr.server.workflow.secure_aggregation.secaggplus_workflow import (
+    SecAggPlusWorkflow,
+    WorkflowState,
+)
 
 import client_app.app
 from server_app.cohort import why_called
 from server_app.secure_aggregation import SecureAggregation, SecureSum
+from server_app.secure_workflow import Workflow
 from task import records
 from task.errors import ConfigError, RoundError
 from task.secure_aggregation import least_survivors, num_levels
@@ -312,3 +317,22 @@ def test_a_weight_above_the_bound_is_refused_without_saying_it() -> None:
 def test_the_cohort_engine_calls_the_client_app() -> None:
     assert "privacy.secure-aggregation" in str(why_called(secure_config()))
     assert why_called(secure_config(privacy__secure_aggregation=False)) is None
+
+
+@pytest.mark.parametrize("stage", STAGES[:3])
+def test_the_whole_round_needs_survivors_and_not_each_neighbourhood_only(
+    monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Above 16 clients, every neighbourhood may have enough where the round has not."""
+    monkeypatch.setattr(SecAggPlusWorkflow, f"{stage}_stage", lambda *_: True)
+    done = []
+    for remaining in (6, 7):
+        workflow = Workflow(
+            shares=5, threshold=3, least_survivors=7, limit=1.0, levels=2**22, timeout=None
+        )
+        state = WorkflowState(
+            sampled_node_ids=set(range(12)), active_node_ids=set(range(remaining))
+        )
+        done.append(getattr(workflow, f"{stage}_stage")(None, None, state))
+        assert workflow.halted_in == ("" if done[-1] else stage)
+    assert done == [False, True]
