@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 
 from client_app.mods import compress_update, report_errors
 from client_app.module import predictor_for
+from client_app.secure_aggregation import secure_aggregation
 from client_app.state import state_folder
 from task import records
 from task.config import RunConfig
@@ -23,7 +24,7 @@ from task.population import PopulationAnswers, PopulationPrior
 from task.reports import make_reports
 from task.training import train_client
 
-app = ClientApp(mods=[report_errors, compress_update])
+app = ClientApp(mods=[report_errors, secure_aggregation, compress_update])
 
 # `train` and `evaluate` do no more than call `task`, so the cohort engine may compute many clients
 # at once without calling them. Set this to False when you change one of them or add a mod.
