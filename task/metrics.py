@@ -18,6 +18,9 @@ from task import records
 NUM_BINS = 10
 """Calibration bins, of a tenth of the predicted share each."""
 
+SCORE_RANGE = math.sqrt(math.log(2))
+"""An alignment score is at most 1 and at least 1 less this."""
+
 FEWEST_OPTIONS = 20
 """A bin of fewer options, over all context draws, is not disclosed: its sum could be one share."""
 
