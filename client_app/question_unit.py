@@ -1,5 +1,6 @@
 """`train` and `evaluate` under `privacy.unit` `question`: what leaves the client is protected."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,10 @@ def train(message: Message, config: RunConfig, folder: Path) -> RecordDict:
         ledger=ledger,
         proximal_mu=float(settings.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
     )
-    metrics = MetricRecord(
-        {records.NUM_EXAMPLES: update.num_examples, records.EPSILON: ledger.epsilon(data.group)}
-    )
+    metrics = MetricRecord({records.NUM_EXAMPLES: update.num_examples})
+    spent = ledger.epsilon(data.group)
+    if math.isfinite(spent):  # not without noise; the server rejects numbers that are not finite
+        metrics[records.EPSILON] = spent
     if config.privacy.metrics == "full":
         metrics[records.LOSS] = update.loss
     return RecordDict({records.ARRAYS: ArrayRecord(update.parameters), records.METRICS: metrics})
