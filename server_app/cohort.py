@@ -257,6 +257,8 @@ def why_called(config: RunConfig) -> str | None:
         return f"compression.name = {config.compression.name!r} is applied by a mod of it"
     if config.privacy.secure_aggregation:
         return "privacy.secure-aggregation goes through mods of it"
+    if config.privacy.unit == "question":
+        return "privacy.unit = 'question' is trained by Opacus in it"
     return None
 
 
