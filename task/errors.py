@@ -30,7 +30,7 @@ class PopulationError(UserError):
 
 
 class BudgetError(UserError):
-    """The next release would cost more than the privacy budget; what there is so far is kept."""
+    """The next release would cost more than `privacy.max-epsilon`; what there is so far is kept."""
 
 
 class RoundError(UserError):
@@ -39,10 +39,6 @@ class RoundError(UserError):
 
 class RunDirectoryError(UserError):
     """A run directory cannot be created, read or used."""
-
-
-class BudgetError(UserError):
-    """A release would cost more than `privacy.max-epsilon` leaves."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
