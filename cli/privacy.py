@@ -7,12 +7,22 @@ from typing import Annotated
 import typer
 
 from task.accounting import ClientReleases, affordable, calibrate
-from task.config import SAMPLINGS
 from task.errors import ConfigError
-from task.privacy_config import ACCOUNTANTS
 
-Sampling = StrEnum("Sampling", {name: name for name in SAMPLINGS})
-Accountant = StrEnum("Accountant", {name: name for name in ACCOUNTANTS})
+
+class Sampling(StrEnum):
+    """`train.sampling`."""
+
+    WITHOUT_REPLACEMENT = "without-replacement"
+    POISSON = "poisson"
+    CYCLIC = "cyclic"
+
+
+class Accountant(StrEnum):
+    """`privacy.accountant`."""
+
+    PLD = "pld"
+    RDP = "rdp"
 
 
 class Unit(StrEnum):
@@ -33,13 +43,13 @@ def privacy(
         int, typer.Option(help="client: clients of a round, on average. 0: all.", min=0)
     ] = 0,
     rounds: Annotated[int, typer.Option(help="client, question: federated rounds.", min=1)] = 30,
-    sampling: Annotated[Sampling, typer.Option(help="client: how cohorts are drawn.")] = Sampling(
-        "poisson"
-    ),
+    sampling: Annotated[
+        Sampling, typer.Option(help="client: how cohorts are drawn.")
+    ] = Sampling.POISSON,
     bands: Annotated[int, typer.Option(help="client: privacy.num-bands.", min=1)] = 1,
     local_steps: Annotated[int, typer.Option(help="question: steps of a round.", min=1)] = 6,
     sample_rate: Annotated[float, typer.Option(help="question: privacy.sample-rate.")] = 0.5,
-    accountant: Annotated[Accountant, typer.Option(help="How to compose.")] = Accountant("pld"),
+    accountant: Annotated[Accountant, typer.Option(help="How to compose.")] = Accountant.PLD,
 ) -> None:
     """Plan a run's privacy: noise for an epsilon, or epsilon of a noise multiplier."""
     if (epsilon > 0) == (noise_multiplier > 0):

@@ -49,8 +49,9 @@ def layout_of(arrays: ArrayRecord) -> Layout:
 
 
 def to_vector(layout: Layout, arrays: ArrayRecord) -> torch.Tensor:
-    """Return a model's arrays as one (P,) vector."""
-    return layout.flatten(arrays.to_torch_state_dict())
+    """Return a model's arrays as one (P,) float32 vector."""
+    tensors = arrays.to_torch_state_dict()
+    return layout.flatten({name: tensor.float() for name, tensor in tensors.items()})
 
 
 def to_arrays(layout: Layout, vector_P: torch.Tensor) -> ArrayRecord:

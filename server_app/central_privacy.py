@@ -48,6 +48,7 @@ class CentralPrivacy:
         self._config = config.privacy
         self._seed = config.run.seed
         self._ledger = ledger
+        self._last_round = 0
         self._correlated = CorrelatedNoise(config.privacy.num_bands)
         self._count_noise = self._chosen_count_noise()
 
@@ -70,7 +71,10 @@ class CentralPrivacy:
 
         Raises:
             BudgetError: it would exceed `privacy.max-epsilon`; nothing is written.
+            ValueError: a strategy trains a round again, or leaves one out of those in turn.
         """
+        if what == UPDATE:
+            self._require_in_order(server_round)
         budget = self._config.max_epsilon
         if budget and not self._ledger.find(what, server_round, digest):
             epsilon = self.epsilon(updates=what == UPDATE, scores=what == SCORES)
@@ -79,7 +83,23 @@ class CentralPrivacy:
                     f"Stopped before the {what} of round {server_round}: epsilon would be "
                     f"{epsilon:.4g}, above privacy.max-epsilon = {budget:.4g}."
                 )
+        if what == UPDATE:
+            self._last_round = server_round
         return self._ledger.charge(what, server_round, digest)
+
+    def _require_in_order(self, server_round: int) -> None:
+        """Refuse rounds that would draw a cohort twice: it is accounted for as drawn anew.
+
+        With the noise of a round before, another sum would moreover tell how the two differ.
+        """
+        coming = self._last_round + 1
+        in_turn = self.releases.sampling == "cyclic"
+        if server_round < coming or (in_turn and server_round > coming):
+            later = "" if in_turn else " or a later one"
+            raise ValueError(
+                f"With privacy.unit = 'client' a strategy trained round {server_round} after round "
+                f"{self._last_round}: expected round {coming}{later}."
+            )
 
     def mean(
         self, release: Release, total: WeightedSum, sent: SentParameters, num_within: int
@@ -166,8 +186,19 @@ class CentralPrivacy:
         self.clipping_norm *= math.exp(-step)
 
 
-def require_private(batch: Sequence[Message]) -> None:
-    """Raise a `ValueError` where a strategy's messages would let a client count more than once."""
+def require_private(batch: Sequence[Message], cohort: Sequence[int]) -> None:
+    """Raise a `ValueError` where a strategy's messages would break what is accounted for.
+
+    Args:
+        batch: messages to train.
+        cohort: ids that the strategy was given for this round.
+    """
+    if {message.metadata.dst_node_id for message in batch} != set(cohort):
+        raise ValueError(
+            "With privacy.unit = 'client' a strategy must let exactly the clients train that "
+            "get_node_ids gives: how they are drawn is accounted for. Expected fraction_train = 1; "
+            "see train.clients-per-round."
+        )
     if len({message.metadata.dst_node_id for message in batch}) < len(batch):
         raise ValueError(
             "With privacy.unit = 'client' a client must get one message to train a round."
@@ -179,12 +210,12 @@ def require_private(batch: Sequence[Message]) -> None:
         )
 
 
-def settings_of(batch: Sequence[Message]) -> str:
-    """Return what clients are told besides the parameters, and which, as one text."""
+def settings_of(batch: Sequence[Message], clipping_norm: float) -> str:
+    """Return what a round's release depends on besides the parameters, as one text."""
     told = {
         message.metadata.dst_node_id: {
             name: dict(record) for name, record in message.content.config_records.items()
         }
         for message in batch
     }
-    return repr(sorted(told.items()))
+    return repr((clipping_norm, sorted(told.items())))

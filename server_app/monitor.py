@@ -112,14 +112,17 @@ class RoundMonitor:
     def stop(self, reason: str) -> None:
         """Say why the run ends early, and score what it ends with, if that may be."""
         print(f"\n{reason}", flush=True)
-        if self._observed is None or self._evaluated_round == self._observed[0]:
+        if self._observed is None:
             return
         server_round, arrays = self._observed
-        metrics: dict[str, Any] = {"stopped": reason}
-        try:
-            self._evaluate(server_round, arrays, metrics)
-        except BudgetError as spent:
-            metrics["stopped"] = str(spent)
+        metrics: dict[str, Any] = {"train_seconds": 0.0, "stopped": reason}
+        if self._disclosure == "full":
+            metrics |= {"megabytes_down": 0.0, "megabytes_up": 0.0}
+        if self._evaluated_round != server_round:
+            try:
+                self._evaluate(server_round, arrays, metrics)
+            except BudgetError as spent:
+                metrics["stopped"] = str(spent)
         self._log(server_round, metrics)
 
     def finish(self) -> None:

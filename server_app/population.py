@@ -106,9 +106,7 @@ class PopulationGrid(Grid):
         """
         coming = self.server_round + 1
         random.seed(derive_seed(self._seed, "strategy sampling", coming))
-        # Strategies wait for clients as long as there are none: of an empty cohort they are shown
-        # one, to which nothing is sent.
-        return self._cohort(coming) or self.train_ids[:1]
+        return self._shown(coming)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages to clients; return one message id each, empty if not accepted.
@@ -165,9 +163,9 @@ class PopulationGrid(Grid):
         trains = any(is_train(message) for message in batch)
         average = self._average(batch) if trains else None
         if self._privacy and trains:
-            cohort = set(self._cohort(self._round_of(batch)))
-            batch = [message for message in batch if message.metadata.dst_node_id in cohort]
-            exchange.sent = len(batch)
+            coming = self._round_of(batch)
+            if not self._cohort(coming):  # the round counts, with noise alone
+                self.server_round, batch, exchange.sent = coming, [], 0
         reduced = (
             average is not None
             and isinstance(self._grid, ReducingGrid)
@@ -212,13 +210,19 @@ class PopulationGrid(Grid):
         sent = self._inbox.sent_to(batch[0])
         if not self._privacy:
             return Average(replace(self._reduction, clipping_norm=self.clipping_norm), sent)
-        require_private(batch)
-        digest = digest_of(sent.vector_P, settings_of(batch))
-        release = self._privacy.charge(UPDATE, self._round_of(batch), digest)
+        coming = self._round_of(batch)
+        require_private(batch, self._shown(coming))
+        digest = digest_of(sent.vector_P, settings_of(batch, self.clipping_norm))
+        release = self._privacy.charge(UPDATE, coming, digest)
         return PrivateAverage(self._privacy, release, sent, batch[0])
 
     def _cohort(self, server_round: int) -> list[int]:
         return self._sampler.cohort(server_round) if self._sampler else list(self.train_ids)
+
+    def _shown(self, server_round: int) -> list[int]:
+        # Strategies wait for clients as long as there are none: of an empty cohort they are shown
+        # one, to which nothing is sent.
+        return self._cohort(server_round) or self.train_ids[:1]
 
     def _receive(
         self,
@@ -243,7 +247,8 @@ class PopulationGrid(Grid):
                     failures[client.name] = _reason(reply.error)
                 else:
                     received[client.id] = take(reply) if take else reply
-            if timeout is not None and time.monotonic() - started > timeout:
+            late = timeout is not None and time.monotonic() - started > timeout
+            if late and (computes or not replies):  # what is there already counts
                 break
             if awaited and not replies and not computes:  # one that computes has waited itself
                 elapsed = time.monotonic() - started

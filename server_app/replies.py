@@ -193,5 +193,6 @@ def _require_parameters(reply: RecordDict, expected: ArrayRecord) -> None:
             raise ReplyError(
                 f"parameter {name} has shape {values.shape}, expected {tuple(expected[name].shape)}"
             )
-        if not np.isfinite(values).all():
-            raise ReplyError(f"parameter {name} is not finite")
+        with np.errstate(over="ignore"):
+            if not np.isfinite(values.astype(np.float32)).all():
+                raise ReplyError(f"parameter {name} is not finite")

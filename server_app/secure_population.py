@@ -63,8 +63,8 @@ class SecurePopulationGrid(PopulationGrid):
         sent = self._inbox.sent_to(batch[0])
         self.server_round = self._round_of(batch)
         if self._privacy:
-            require_private(batch)
-            digest = digest_of(sent.vector_P, settings_of(batch))
+            require_private(batch, self._shown(self.server_round))
+            digest = digest_of(sent.vector_P, settings_of(batch, self.clipping_norm))
             self._privacy.charge(UPDATE, self.server_round, digest)
         found = self._secure.run(batch, self._send, timeout)
         update_P = found.mean_P

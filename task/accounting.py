@@ -170,6 +170,8 @@ class ClientReleases:
         self, num_rounds: int, delta: float, accountant: str = "pld", num_evaluations: int = 0
     ) -> float:
         """Return what so many rounds and noisy evaluations cost."""
+        if num_rounds and not self.noise_multiplier:
+            return math.inf
         composed = self._accountant(accountant).compose(self.event(num_rounds, num_evaluations))
         return float(composed.get_epsilon(delta))
 

@@ -149,22 +149,21 @@ class Cohort:
                 if not (finite_K[k] and math.isfinite(losses_K[k])):
                     faults[len(losses) + k] = _not_finite(layout, update.values_KP[k], losses_K[k])
                 elif total is not None and task.reduction is not None:
-                    values_P = update.values_KP[k]
+                    kept_P = values_P = update.values_KP[k]
                     if norm := task.reduction.clipping_norm:
-                        clipped_P = clip_update(start_on_device_P, values_P, norm)
-                        within[-1] = clipped_P is values_P
-                        values_P = clipped_P
-                    total.add(values_P, len(data.trainable) if task.reduction.weighted else 1.0)
+                        kept_P = clip_update(start_on_device_P, values_P, norm)
+                    within[-1] = kept_P is values_P
+                    total.add(kept_P, len(data.trainable) if task.reduction.weighted else 1.0)
             if total is None:
                 values.append(update.values_KP.cpu().clone())
             losses += losses_K
             num_examples += [len(data.trainable) for data in clients]
             reports += self._reports(start, task, clients)
-        clips = task.reduction is not None and task.reduction.clipping_norm > 0
-        values_nP, summed = (torch.cat(values), None) if total is None else (None, total.cpu())
-        return TrainedShard(
-            losses, num_examples, reports, faults, values_nP, summed, within if clips else None
-        )
+        if total is None or task.reduction is None:
+            values_nP = torch.cat(values)
+            return TrainedShard(losses, num_examples, reports, faults, values_nP, None)
+        told = within if task.reduction.clipping_norm else None
+        return TrainedShard(losses, num_examples, reports, faults, None, total.cpu(), told)
 
     def _trained(
         self, start: Start, start_P: Tensor, task: TrainTask, clients: Sequence[GroupData]

@@ -30,7 +30,7 @@ class PopulationError(UserError):
 
 
 class BudgetError(UserError):
-    """The next release would cost more than the privacy budget; what there is so far is kept."""
+    """The next release would cost more than `privacy.max-epsilon`; what there is so far is kept."""
 
 
 class RoundError(UserError):
