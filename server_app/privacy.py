@@ -1,5 +1,6 @@
 """What a run's privacy settings promise: the guarantee so far, and what it does not cover."""
 
+import math
 from collections.abc import Iterable
 
 from flwr.serverapp.strategy import Strategy
