@@ -110,12 +110,13 @@ class RoundMonitor:
     def stop(self, reason: str) -> None:
         """Say why the run ends early, and score what it ends with, if that may be."""
         print(f"\n{reason}", flush=True)
-        if self._observed is None or self._evaluated_round == self._observed[0]:
+        if self._observed is None:
             return
         server_round, arrays = self._observed
         metrics: dict[str, Any] = {"stopped": reason}
         try:
-            self._evaluate(server_round, arrays, metrics)
+            if self._evaluated_round != server_round:
+                self._evaluate(server_round, arrays, metrics)
         except BudgetError as spent:
             metrics["stopped"] = str(spent)
         self._log(server_round, metrics)
@@ -225,8 +226,9 @@ class RoundMonitor:
         metrics["evaluation_failures"] = dict(exchange.failures)
         metrics["evaluation_seconds"] = exchange.seconds
         metrics["evaluation_megabytes"] = (exchange.bytes_down + exchange.bytes_up) / 1e6
-        metrics["megabytes_down"] += exchange.bytes_down / 1e6
-        metrics["megabytes_up"] += exchange.bytes_up / 1e6
+        for key, sent in (("down", exchange.bytes_down), ("up", exchange.bytes_up)):
+            trained = metrics.get(f"megabytes_{key}", 0.0)  # nothing when a run is stopped
+            metrics[f"megabytes_{key}"] = trained + sent / 1e6
         if merged:
             self.scores, self._evaluated_round = merged, server_round
             self._personal = metrics.get("personal")
