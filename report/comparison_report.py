@@ -17,16 +17,14 @@ from report.comparison_tables import (
 from report.files import RunFiles, read_run
 from report.methods import Methods
 from report.numbers import counted, digits_for, interval, number, spelled
+from report.privacy import privacy_section, privacy_sentence, what_left_clients
 from report.questions import question_section
 from report.run_figures import communication_figure
 from report.sections import (
     closing_sections,
     compression_sentence,
     data_name,
-    privacy_section,
-    privacy_sentence,
     settings_section,
-    what_left_clients,
 )
 
 Results = Mapping[str, Any]
