@@ -90,7 +90,7 @@ def _summary(
 
 
 def _drowned(noise: float) -> bool:
-    """Return whether a mean with such noise could be anything: its interval is wider than scores."""
+    """Return whether a mean with such noise could be anything: it spans the range of scores."""
     return 2 * 1.96 * noise >= _RANGE
 
 
