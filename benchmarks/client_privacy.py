@@ -116,10 +116,9 @@ def measure(planned: Planned) -> dict[str, Any]:
 
 def print_table(rows: Sequence[Mapping[str, Any]], given: argparse.Namespace) -> None:
     """Print means over seeds, and differences to the runs that are not private."""
-    print(
-        "| clients | a round | epsilon | delta | noise multiplier | seeds | AS | difference | uniform |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    titles = ["clients", "a round", "epsilon", "delta", "noise multiplier", "seeds", "AS"]
+    titles += ["difference", "uniform"]
+    print(f"| {' | '.join(titles)} |\n{'| --- ' * len(titles)}|")
     for clients in given.clients:
         of_size = [row for row in rows if row["clients"] == clients]
         exact = {row["seed"]: row["score"] for row in of_size if row["epsilon"] is None}
