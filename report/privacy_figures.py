@@ -88,7 +88,9 @@ def noisy_score_figure(run: RunFiles) -> Figure:
                     "high": mean + half if known else None,
                 }
             )
-    roles = [role for role in ROLE_NAMES if any(point["role"] == role for point in points)]
+    # The mean with the least noise first: the other may tell nothing.
+    order = sorted(ROLE_NAMES, key=lambda role: noise.get(role, 0.0))
+    roles = [role for role in order if any(point["role"] == role for point in points)]
     axes = {name: X_AXES[name] for name in ("Rounds", "Steps")}
     return Figure(
         name="alignment-score",

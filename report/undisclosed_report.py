@@ -90,7 +90,7 @@ def _summary(
 
 
 def _drowned(noise: float) -> bool:
-    """Return whether a mean with such noise could be anything: it spans the range of scores."""
+    """Return whether a mean's interval is wider than the range of scores: it tells nothing."""
     return 2 * 1.96 * noise >= _RANGE
 
 
@@ -125,7 +125,11 @@ def _results(run: RunFiles, means: dict[str, float], noise: dict[str, float]) ->
         for role, mean in means.items()
     ]
     headings = ("Groups", "Noisy mean", "Noise (standard deviation)", "Number of groups")
-    note = f"{_NO_BASELINES} Noise may take a mean out of the range of scores, 0.167 to 1."
+    note = f"{_NO_BASELINES} "
+    if run.settings.get("privacy.unit") == "client":
+        note += "Means are cut off at the ends of the range of scores, 0.167 and 1."
+    else:
+        note += "Noise may take a mean out of the range of scores, 0.167 to 1."
     if best is not None:
         note += (
             f" predictor-best is of round {best}, whose noisy mean over training groups was "
