@@ -1,7 +1,7 @@
 """Held-out alignment score when every client is protected, by number of clients and epsilon.
 
 Synthetic surveys of so many training groups, each a client, and 50 groups held out. Cohorts are
-Poisson draws; delta is 1 / clients^1.1. Differences are paired by seed to the run without clipping
+Poisson draws; the clipping norm follows the median; delta is 1 / clients^1.1. Differences are paired by seed to the run without clipping
 and noise. The same command goes on where it was interrupted.
 
     python benchmarks/client_privacy.py --output benchmarks/results/client_privacy.json
@@ -90,6 +90,8 @@ def plan(base: Mapping[str, Scalar], given: argparse.Namespace) -> Iterator[Plan
                     "privacy.delta": delta,
                     "privacy.noise-multiplier": z,
                     "strategy.clipping-norm": given.clipping_norm,
+                    "privacy.clipping-quantile": 0.5,
+                    "privacy.clipping-learning-rate": 0.5,
                 }
                 yield Planned(clients, epsilon, seed, RunConfig.from_flat(flat | private))
 
@@ -152,7 +154,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[14, 100, 1000, 10000])
     parser.add_argument("--cohorts", type=int, nargs="+", default=[14, 100, 200, 1000])
     parser.add_argument("--epsilons", type=float, nargs="+", default=[2.0, 8.0])
-    parser.add_argument("--clipping-norm", type=float, default=4.0)
+    parser.add_argument("--clipping-norm", type=float, default=4.0, help="to begin with")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, a core each")
     parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
