@@ -39,12 +39,14 @@ SETTINGS: dict[str, Scalar] = {  # a predictor that thousands of clients train i
     "predictor.num-layers": 2,
     "predictor.feedforward-width": 32,
     "train.num-rounds": 30,
-    "train.local-steps": 4,
-    "train.learning-rate": 0.01,
+    "train.local-steps": 2,
+    "train.learning-rate": 0.02,
     "train.max-context": 20,
     "train.max-target": 20,
     "train.sampling": "poisson",
     "evaluation.num-draws": 1,
+    "strategy.name": "fedavgm",
+    "strategy.options": "server-momentum=0.8",
 }
 
 
@@ -71,8 +73,7 @@ def multiplier_for(clients: int, cohort: int, rounds: int, delta: float, epsilon
 def plan(base: Mapping[str, Scalar], given: argparse.Namespace) -> Iterator[Planned]:
     """Yield all runs, seed after seed, small populations first."""
     for seed in range(given.seeds):
-        for clients in given.clients:
-            cohort = min(given.cohort, clients)
+        for clients, cohort in zip(given.clients, given.cohorts, strict=True):
             flat = dict(base) | {
                 "run.seed": seed,
                 "data.synthetic-groups": clients + HELD_OUT,
@@ -101,6 +102,7 @@ def measure(planned: Planned) -> dict[str, Any]:
         summary = read_json(simulate(RunConfig.from_flat(flat)).path / "summary.json")
     return {
         "clients": planned.clients,
+        "cohort": planned.config.train.clients_per_round,
         "epsilon": planned.epsilon,
         "seed": planned.seed,
         "delta": planned.config.privacy.delta if planned.epsilon else None,
@@ -114,8 +116,9 @@ def measure(planned: Planned) -> dict[str, Any]:
 
 def print_table(rows: Sequence[Mapping[str, Any]], given: argparse.Namespace) -> None:
     """Print means over seeds, and differences to the runs that are not private."""
-    print("| clients | epsilon | delta | noise multiplier | seeds | AS | difference | uniform |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    titles = ["clients", "a round", "epsilon", "delta", "noise multiplier", "seeds", "AS"]
+    titles += ["difference", "uniform"]
+    print(f"| {' | '.join(titles)} |\n{'| --- ' * len(titles)}|")
     for clients in given.clients:
         of_size = [row for row in rows if row["clients"] == clients]
         exact = {row["seed"]: row["score"] for row in of_size if row["epsilon"] is None}
@@ -130,6 +133,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], given: argparse.Namespace) ->
                 difference += f" [{low:+.4f}, {high:+.4f}]"
             cells = [
                 f"{clients:,}",
+                f"{own[0]['cohort']:,}",
                 f"{epsilon:g}" if epsilon else "none",
                 f"{own[0]['delta']:.2g}" if epsilon else "",
                 f"{own[0]['noise_multiplier']:.3f}",
@@ -146,9 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("settings", nargs="*", help="conf/x.toml and key=value, as for a run")
     parser.add_argument("--clients", type=int, nargs="+", default=[14, 100, 1000, 10000])
-    parser.add_argument("--cohort", type=int, default=300, help="clients of a round, at most")
+    parser.add_argument("--cohorts", type=int, nargs="+", default=[14, 100, 200, 1000])
     parser.add_argument("--epsilons", type=float, nargs="+", default=[2.0, 8.0])
-    parser.add_argument("--clipping-norm", type=float, default=1.0)
+    parser.add_argument("--clipping-norm", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, a core each")
     parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
@@ -156,7 +160,7 @@ def main() -> None:
     changed = parse_settings(given.settings).to_flat().items() - RunConfig().to_flat().items()
     own = {"engine.name": "cohort", "engine.num-workers": 1, "engine.num-threads": 1}
     base = SETTINGS | dict(changed) | own | {"evaluation.every": 10_000}
-    figures = {"settings": base, "cohort": given.cohort, "clipping_norm": given.clipping_norm}
+    figures = {"settings": base, "clipping_norm": given.clipping_norm}
     rows: list[dict[str, Any]] = []
     if given.output and given.output.exists():
         found = json.loads(given.output.read_text())

@@ -46,6 +46,7 @@ class CellResult:
         points: the way there; empty for what does not learn step by step.
         few_shot: context size to group to alignment score; empty for what has none.
         seconds: the whole cell, evaluation included.
+        privacy: what a federated cell's run promises; None: nothing.
     """
 
     roles: Mapping[str, Role]
@@ -53,6 +54,7 @@ class CellResult:
     points: Sequence[Point]
     few_shot: Mapping[int, Mapping[str, float]]
     seconds: float
+    privacy: Mapping[str, Any] | None = None
 
 
 class CellStore:
@@ -94,6 +96,7 @@ class CellStore:
             "points": [asdict(point) for point in result.points],
             "few_shot": {str(size): dict(groups) for size, groups in result.few_shot.items()},
             "seconds": result.seconds,
+            "privacy": result.privacy,
         }
         file = self._folder / cell.key / "cell.json"
         partial = file.with_name(f".{os.getpid()}-cell.json")
@@ -115,6 +118,7 @@ class CellStore:
                 points=[Point(**point) for point in content["points"]],
                 few_shot={int(size): groups for size, groups in content["few_shot"].items()},
                 seconds=content["seconds"],
+                privacy=content.get("privacy"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RunDirectoryError(

@@ -15,7 +15,7 @@ from comparison.cells import CellResult, Point
 from comparison.plan import Cell
 from comparison.trial import Trial, pooled_sums, train_with_curve
 from server_app.cohort import simulate
-from server_app.run_directory import RunDirectory, load_predictor
+from server_app.run_directory import RunDirectory, load_predictor, read_json
 from task.baselines import population_sums, predict_known
 from task.encoder import saved_settings
 from task.errors import UserError
@@ -58,8 +58,9 @@ def _federated(trial: Trial, folder: Path) -> CellResult:
     points = []
     seconds, megabytes = 0.0, _disclosed_megabytes(trial)
     for entry in map(json.loads, lines):
-        seconds += entry["train_seconds"]
-        sent = entry["megabytes_down"] + entry["megabytes_up"]
+        # The last line of a run that its privacy budget has stopped is of an evaluation alone.
+        seconds += entry.get("train_seconds", 0.0)
+        sent = entry.get("megabytes_down", 0.0) + entry.get("megabytes_up", 0.0)
         megabytes += sent - entry.get("evaluation_megabytes", 0.0)
         if "groups" in entry:
             steps = entry["round"] * config.train.local_steps
@@ -69,7 +70,9 @@ def _federated(trial: Trial, folder: Path) -> CellResult:
     predictor = load_predictor(directory.path, "final")
     result = _result(trial, predict_with(predictor, predictor.prior), points)
     return replace(
-        result, scores={**result.scores, **_personal_scores(trial, predictor, directory)}
+        result,
+        scores={**result.scores, **_personal_scores(trial, predictor, directory)},
+        privacy=read_json(directory.path / "summary.json")["privacy"],
     )
 
 

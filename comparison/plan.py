@@ -8,6 +8,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from comparison.privacy import require_exact_scores, without_federation
+from server_app.privacy import require_private_strategy
 from server_app.strategies import require_strategy
 from server_app.strategies.loading import source_file
 from task.config import RunConfig, StrategyConfig, parse_override
@@ -151,6 +153,7 @@ class Plan:
         }
 
     def _check(self) -> None:
+        require_exact_scores(self.config)
         if self.num_seeds < 1:
             raise ConfigError(f"--seeds {self.num_seeds}: expected at least 1.")
         if not self.methods:
@@ -222,7 +225,7 @@ def _with_strategy(method: str, config: RunConfig) -> RunConfig:
     """Apply a federated method's strategy and overrides to a config."""
     kind, *words = method.split()
     if kind != FEDERATED:
-        return replace(config, strategy=StrategyConfig())  # without influence
+        return replace(without_federation(config), strategy=StrategyConfig())  # has no influence
     if not words:
         raise ConfigError(f"Method {method!r}: expected '{FEDERATED} <strategy> [key=value ...]'.")
     overrides = dict(parse_override(word) for word in words[1:])
@@ -238,7 +241,7 @@ def _with_strategy(method: str, config: RunConfig) -> RunConfig:
     if named.strategy.name == config.strategy.name:  # or the options are another strategy's
         named = config
     chosen = RunConfig.from_flat({**named.to_flat(), **overrides})
-    require_strategy(chosen)
+    require_private_strategy(require_strategy(chosen), chosen)
     return chosen
 
 

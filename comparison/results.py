@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from comparison import plan
 from comparison.cells import CellResult, CellStore
 from comparison.claims import judge_claims
 from comparison.figures import ROLES, MethodFigures, interval
+from comparison.privacy import largest, privacy_note, whose_noise
 from comparison.versus_first import versus_first
 from server_app.run_directory import read_json
 from task.config import parse_override
@@ -57,7 +59,7 @@ def load_results(directory: Path) -> dict[str, Any]:
 
     Keys: `settings`, `environment`, `command`, `seeds`, `folds`, `missing_cells`, `num_groups`,
     `methods`, `table`, `curves`, `groups`, `paired`, `paired_test`, `versus_first`, `few_shot`,
-    `few_shot_note`, `reliability` and `claims`.
+    `few_shot_note`, `reliability`, `claims`, `privacy` and `privacy_note`.
 
     Raises:
         RunDirectoryError: the directory is no comparison, or a file is damaged.
@@ -103,6 +105,12 @@ def load_results(directory: Path) -> dict[str, Any]:
         ),
         "reliability": {method: each.reliability() for method, each in figures.items()},
         "claims": _claims(figures, complete, intervals),
+        "privacy": {
+            method: found
+            for method in figures
+            if (found := largest(cell.privacy for cell in chain(*complete[method].values())))
+        },
+        "privacy_note": privacy_note(manifest["settings"]),
     }
 
 
@@ -149,6 +157,8 @@ def describe_method(method: str, settings: Mapping[str, Any]) -> dict[str, str]:
     own = {**settings, **dict(parse_override(word) for word in strategy[1:])}
     if name == plan.FEDERATED and own.get("predictor.population-weight"):
         reads = f"{reads} {_DISCLOSED}"
+    if noise := whose_noise(kind, str(own.get("privacy.unit", "none"))):
+        reads = f"{reads} {noise}"
     return {"name": method, "label": label, "kind": kind, "reads": reads}
 
 

@@ -46,6 +46,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         parts.append(f"### Number of context questions\n\n{_few_shot(results)}")
     if results["claims"]:
         parts.append(f"### The paper's claims\n\n{_claims(results)}")
+    if results["privacy_note"]:
+        parts.append(f"### Privacy\n\n{_privacy(results)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -118,6 +120,25 @@ def _claims(results: Mapping[str, Any]) -> str:
         for claim in results["claims"]
     ]
     return markdown(["claim", "against", "paper", "measured", "verdict"], rows)
+
+
+def _privacy(results: Mapping[str, Any]) -> str:
+    rows = []
+    for method, label in _methods(results):
+        if entry := results["privacy"].get(method):
+            epsilon = entry["epsilon"]
+            rows.append(
+                [
+                    label,
+                    "infinite" if epsilon is None else f"{epsilon:.4g}",
+                    f"{entry['delta']:.3g}",
+                    *(entry[key] for key in ("unit", "relation", "sampling", "accountant")),
+                    "; ".join(entry["excludes"]),
+                ]
+            )
+    titles = ["method", "epsilon", "delta", "unit", "relation", "sampling", "accountant"]
+    parts = [markdown([*titles, "not covered"], rows)] if rows else []
+    return "\n\n".join([*parts, results["privacy_note"]])
 
 
 def markdown(titles: list[str], rows: list[list[str]]) -> str:

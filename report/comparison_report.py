@@ -7,6 +7,7 @@ from typing import Any
 from report.blocks import Block, Claim, Claims, KeyFigure, Notice, Report, Section, Text
 from report.comparison_details import differences_figure, few_shot_figure, reliability_figure
 from report.comparison_figures import curves_figure, group_curves_figure, groups_figure
+from report.comparison_privacy import comparison_privacy
 from report.comparison_tables import (
     cost_table,
     paired_table,
@@ -17,16 +18,14 @@ from report.comparison_tables import (
 from report.files import RunFiles, read_run
 from report.methods import Methods
 from report.numbers import counted, digits_for, interval, number, spelled
+from report.privacy import exact_notice, privacy_sentence, what_left_clients
 from report.questions import question_section
 from report.run_figures import communication_figure
 from report.sections import (
     closing_sections,
     compression_sentence,
     data_name,
-    privacy_section,
-    privacy_sentence,
     settings_section,
-    what_left_clients,
 )
 
 Results = Mapping[str, Any]
@@ -56,19 +55,25 @@ def comparison_report(directory: Path, results: Results, federated: Path | None)
         scores = {group: entry["alignment_score"] for group, entry in run.groups.items()}
         sections.append(question_section(run.path, run.settings, scores))
     sections.append(Section("communication", "Communication", _communication(settings, run)))
-    if privacy := privacy_section(settings):
+    if privacy := comparison_privacy(results, methods):
         sections.append(privacy)
     environment = results.get("environment") or {}
     sections.append(settings_section(settings, environment, str(results.get("command") or "")))
     sections.extend(closing_sections())
     missing = results.get("missing_cells") or []
-    notices = [Notice(f"Incomplete: {counted(len(missing), 'cell')} without a result.", missing)]
+    notices = []
+    if missing:
+        notices.append(
+            Notice(f"Incomplete: {counted(len(missing), 'cell')} without a result.", missing)
+        )
+    if exact := exact_notice(settings):
+        notices.append(exact)
     return Report(
         subject=f"Comparison {directory.resolve().name}",
         title=f"{len(methods.names)} methods compared on {data_name(settings)}",
         summary=_summary(results, methods),
         key_figures=_key_figures(results, methods),
-        notices=notices if missing else [],
+        notices=notices,
         sections=[section for section in sections if section.blocks],
     )
 

@@ -98,6 +98,13 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count:,} {what}s"
 
 
+def shown_setting(value: object) -> str:
+    """Return a setting's value as TOML would have it, without quotes."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if value != "" else "(empty)"
+
+
 def interval(low: float | None, high: float | None, show: Any = number) -> str:
     """Return an interval as text, empty where there is none."""
     if low is None or high is None:

@@ -32,6 +32,10 @@ MOST_GROUPS = 60
 EACH = 3
 """Questions shown of the best, the median and the worst."""
 
+NOISY = (
+    " All shares that are called true carry the noise of privacy.unit = member: no exact answer "
+    "was read."
+)
 NOTE = (
     "Shares of the group's people that chose an option, and the shares that the final predictor "
     "gives it from the context questions of the first evaluation draw. Scores in this section are "
@@ -56,7 +60,7 @@ def question_section(
         reason = str(error) or type(error).__name__
         blocks = [Text(f"Questions cannot be shown on this machine. {reason}")]
     else:
-        note = NOTE
+        note = NOTE + (NOISY if settings.get("privacy.unit") == "member" else "")
         if len(scores) > len(groups):
             note += f" Of {len(scores)} groups, the {len(groups)} worst predicted are listed."
         blocks = [Explorer(groups, note)] if groups else [Text("No group has target questions.")]

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from report.blocks import Block, Cell, Column, KeyFigure, Notice, Report, Section, Table, Text
+from report.blocks import Block, Cell, Column, KeyFigure, Report, Section, Table, Text
 from report.files import RunFiles
 from report.numbers import ROLE_METRICS, counted, metric_column, number
+from report.privacy import disclosure_of, privacy_section, privacy_sentence, what_left_clients
 from report.questions import question_section
+from report.run_facts import ROLES, epsilon_key_figure, last_sections, notices, title
 from report.run_figures import (
     MODELS,
     communication_figure,
@@ -16,22 +18,14 @@ from report.run_figures import (
     loss_figure,
     score_figure,
 )
-from report.sections import (
-    closing_sections,
-    compression_sentence,
-    data_name,
-    privacy_section,
-    privacy_sentence,
-    settings_section,
-    strategy_name,
-    what_left_clients,
-)
-
-ROLES = {"held_out": "Held-out groups", "train": "Training groups"}
+from report.sections import compression_sentence, strategy_name
+from report.undisclosed_report import undisclosed_report
 
 
 def run_report(run: RunFiles) -> Report:
     """Return the report of a run."""
+    if disclosure_of(run.settings) != "full":
+        return undisclosed_report(run)
     role = next((role for role in ROLES if _final(run, role)), "held_out")
     scores = {g: entry["alignment_score"] for g, entry in run.groups.items()}
     sections = [
@@ -43,24 +37,17 @@ def run_report(run: RunFiles) -> Report:
         question_section(run.path, run.settings, scores),
         Section("communication", "Communication", _communication(run)),
     ]
-    if privacy := privacy_section(run.settings):
+    if privacy := privacy_section(run.settings, run):
         sections.append(privacy)
-    command = f"pluralllm run {run.path / 'config.toml'} run.directory=again"
-    sections.append(settings_section(run.settings, run.environment, command))
-    sections.extend(closing_sections())
+    sections.extend(last_sections(run))
     return Report(
         subject=f"Run {run.path.resolve().name}",
-        title=_title(run),
+        title=title(run, _last_round(run)),
         summary=_summary(run, role),
-        key_figures=_key_figures(run, role),
-        notices=_notices(run),
+        key_figures=[*_key_figures(run, role), *epsilon_key_figure(run)],
+        notices=notices(run),
         sections=[section for section in sections if section.blocks],
     )
-
-
-def _title(run: RunFiles) -> str:
-    strategy = strategy_name(run.settings) or "A run"
-    return f"{strategy} on {data_name(run.settings)}, {counted(_last_round(run), 'round')}"
 
 
 def _final(run: RunFiles, role: str) -> dict[str, Any]:
@@ -132,36 +119,6 @@ def _key_figures(run: RunFiles, role: str) -> list[KeyFigure]:
     )
     figures.append(KeyFigure("Fairness index", number(model["fairness_index"], 4), f"over {of}"))
     return figures
-
-
-def _notices(run: RunFiles) -> list[Notice]:
-    notices = []
-    if run.status == "failed":
-        notices.append(Notice("This run failed: " + (run.reason or "it recorded no reason.")))
-    elif run.status == "running":
-        planned = run.settings.get("train.num-rounds", "?")
-        last = run.rounds[-1]["round"] if run.rounds else 0
-        notices.append(
-            Notice(
-                f"This run has not finished, or was killed: round {last} of {planned} is the last "
-                "that it recorded."
-            )
-        )
-    missing = [
-        f"{name}: {what}"
-        for name, what, there in (
-            ("config.toml", "settings", run.settings),
-            ("metrics.jsonl", "rounds", run.rounds),
-            ("summary.json", "final scores and baselines", run.summary),
-            ("groups.parquet", "scores per group", run.groups),
-        )
-        if not there
-    ]
-    if missing:
-        notices.append(Notice("What is missing from the run directory, and from here:", missing))
-    if absent := run.summary.get("missing_groups"):
-        notices.append(Notice("Groups without a score in the last evaluation:", list(absent)))
-    return notices
 
 
 def _headline(run: RunFiles, role: str) -> Table:

@@ -1,4 +1,4 @@
-"""Sections that every report has: privacy, settings, environment, words, citation."""
+"""Sections that every report has: settings, environment, words, citation."""
 
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from report.blocks import Block, Cell, Code, Column, Definitions, Folded, Section, Table, Text
+from report.numbers import shown_setting
 from task.config import RunConfig, help_texts
 from task.settings import Scalar
 
@@ -41,16 +42,6 @@ BIBTEX = """\
   author = {Zhao, Siyan and Dang, John and Grover, Aditya},
   year   = {2023}, eprint = {2310.11523}, archivePrefix = {arXiv}
 }"""
-NO_PRIVACY = (
-    "No formal (differential) privacy was applied: parameters and scores still tell something "
-    "about the answers that they were computed from."
-)
-_ONCE = (
-    "What left the clients of federated training: once, hashes of the questions' texts and sums of "
-    "their features"
-)
-_EVERY_ROUND = "in every round, parameters, the training loss and sums of scores"
-POPULATION = "predictor.population-weight"
 
 
 def data_name(settings: Mapping[str, Scalar]) -> str:
@@ -67,54 +58,6 @@ def strategy_name(settings: Mapping[str, Scalar]) -> str:
     known = {"fedavg": "FedAvg", "fedprox": "FedProx", "fedmedian": "FedMedian"}
     name = str(settings.get("strategy.name", ""))
     return {**known, "qfedavg": "q-FedAvg"}.get(name, name)
-
-
-def privacy_settings(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return the settings that change what the server learns, when there are any."""
-    return {
-        key: value
-        for key, value in settings.items()
-        if key.startswith("privacy.") or (key in ("strategy.clipping-norm", POPULATION) and value)
-    }
-
-
-def what_left_clients(settings: Mapping[str, Scalar]) -> str:
-    """Say what left the clients."""
-    if settings.get(POPULATION):
-        return (
-            f"{_ONCE}, and the training groups' answers, as {POPULATION} asks for: the server adds "
-            f"them up and sends the sums to all; {_EVERY_ROUND}. Held-out groups' answers never "
-            "left a client."
-        )
-    return f"{_ONCE}; {_EVERY_ROUND}. Answers never left a client."
-
-
-def privacy_sentence(settings: Mapping[str, Scalar]) -> str:
-    """Say whether formal privacy applied."""
-    if any(key.startswith("privacy.") for key in privacy_settings(settings)):
-        return (
-            "Settings under privacy.* were given; this report derives no formal guarantee "
-            "(epsilon) from them."
-        )
-    return NO_PRIVACY
-
-
-def privacy_section(settings: Mapping[str, Scalar]) -> Section | None:
-    """Return the privacy section of a run that has such settings."""
-    found = privacy_settings(settings)
-    if not found:
-        return None
-    helps = help_texts()
-    rows = [
-        [Cell(key), Cell(_shown(value)), Cell(helps.get(key, ""))] for key, value in found.items()
-    ]
-    table = Table("Settings that change what the server learns", _SETTING_COLUMNS, rows)
-    blocks: list[Block] = [
-        Text(what_left_clients(settings)),
-        Text(privacy_sentence(settings)),
-        table,
-    ]
-    return Section("privacy", "Privacy", blocks)
 
 
 def compression_sentence(settings: Mapping[str, Scalar]) -> str:
@@ -146,8 +89,8 @@ def settings_section(
             rows = [
                 [
                     Cell(k),
-                    Cell(_shown(v)),
-                    Cell(_shown(defaults.get(k, ""))),
+                    Cell(shown_setting(v)),
+                    Cell(shown_setting(defaults.get(k, ""))),
                     Cell(helps.get(k, "")),
                 ]
                 for k, v in chosen.items()
@@ -191,12 +134,6 @@ _SETTING_COLUMNS = [
     Column("Value", numeric=False),
     Column("Meaning", numeric=False),
 ]
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if value != "" else "(empty)"
 
 
 def _flat_environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:

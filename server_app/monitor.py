@@ -105,6 +105,8 @@ class RoundMonitor:
         if server_round % every == 0 or server_round == last:
             self._evaluate(server_round, arrays, metrics)
         means = self._log(server_round, metrics)
+        if server_round < last:
+            self._privacy.require_next(server_round)
         return MetricRecord({**means}) if means else None
 
     def stop(self, reason: str) -> None:
@@ -228,8 +230,9 @@ class RoundMonitor:
         metrics["evaluation_failures"] = dict(exchange.failures)
         metrics["evaluation_seconds"] = exchange.seconds
         metrics["evaluation_megabytes"] = (exchange.bytes_down + exchange.bytes_up) / 1e6
-        metrics["megabytes_down"] += exchange.bytes_down / 1e6
-        metrics["megabytes_up"] += exchange.bytes_up / 1e6
+        for key, sent in (("down", exchange.bytes_down), ("up", exchange.bytes_up)):
+            trained = metrics.get(f"megabytes_{key}", 0.0)  # nothing when a run is stopped
+            metrics[f"megabytes_{key}"] = trained + sent / 1e6
         if merged:
             self.scores, self._evaluated_round = merged, server_round
             self._personal = metrics.get("personal")

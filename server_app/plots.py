@@ -19,16 +19,39 @@ _BASELINES = {"uniform": ":", "population_mean": "--"}
 
 
 def plot_run(directory: RunDirectory) -> None:
-    """Draw `plots/run.png`: alignment score per round, and per group at the end."""
-    lines = (directory.path / "metrics.jsonl").read_text().splitlines()
-    rounds = [entry for line in lines if "groups" in (entry := json.loads(line))]
+    """Draw `plots/run.png`: alignment score per round, and per group at the end.
+
+    A run that discloses noisy means alone has those drawn, one without any scores nothing.
+    """
+    file = directory.path / "metrics.jsonl"
+    lines = list(map(json.loads, file.read_text().splitlines())) if file.exists() else []
     summary = json.loads((directory.path / "summary.json").read_text())
-    height = max(4.5, 1.5 + 0.24 * min(len(summary["groups"]), MAX_NAMED_GROUPS))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
-    _plot_rounds(left, rounds, summary)
-    _plot_groups(right, summary["groups"])
+    if summary["groups"]:
+        height = max(4.5, 1.5 + 0.24 * min(len(summary["groups"]), MAX_NAMED_GROUPS))
+        figure, (left, right) = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
+        _plot_rounds(left, [entry for entry in lines if "groups" in entry], summary)
+        _plot_groups(right, summary["groups"])
+    elif noisy := [entry for entry in lines if any(entry.get(role) for role in _COLOURS)]:
+        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        _plot_noisy_rounds(axes, noisy)
+    else:
+        return
     directory.write_plot("run.png", lambda file: figure.savefig(file, dpi=150, format="png"))
     plt.close(figure)
+
+
+def _plot_noisy_rounds(axes: Axes, rounds: list[dict[str, Any]]) -> None:
+    for role, colour in _COLOURS.items():
+        points = [entry for entry in rounds if entry.get(role)]
+        if points:
+            steps = [entry["round"] for entry in points]
+            mean = [entry[role]["alignment_score"] for entry in points]
+            label = f"{role.replace('_', '-')}, mean with noise"
+            axes.plot(steps, mean, color=colour, marker="o", markersize=3, label=label)
+    axes.set(title="Alignment score with noise, per round", xlabel="federated round")
+    axes.set_ylabel("noisy mean over groups (1 - JS distance)")
+    _legend_below(axes)
+    axes.grid(alpha=0.3)
 
 
 def _plot_rounds(axes: Axes, rounds: list[dict[str, Any]], summary: dict[str, Any]) -> None:

@@ -231,8 +231,6 @@ def history_epsilon(history: History, delta: float, accountant: str) -> float:
     steps = [(noise, rate, number) for noise, rate, number in history if number]
     if not steps:
         return 0.0
-    if any(noise == 0 for noise, _, _ in steps):
-        return math.inf
     epsilon = math.inf
     # Numbers overflow where PRV looks beyond what matters; RDP wishes for other orders.
     with np.errstate(all="ignore"), warnings.catch_warnings():

@@ -81,13 +81,13 @@ def make_strategy(config: RunConfig) -> Strategy:
     return strategy
 
 
-def require_strategy(config: RunConfig) -> None:
-    """Raise a `ConfigError` unless the strategy can be made."""
+def require_strategy(config: RunConfig) -> Strategy:
+    """Return the strategy without a word from Flower, or raise a `ConfigError`."""
     flower = logging.getLogger("flwr")
     level = flower.level
     flower.setLevel(logging.ERROR)  # it warns that the strategy will not evaluate, which is meant
     try:
-        make_strategy(config)
+        return make_strategy(config)
     finally:
         flower.setLevel(level)
 

@@ -512,6 +512,30 @@ def test_compressed_updates_are_the_client_apps_own(
     assert ours.last_train.bytes_up == theirs.last_train.bytes_up
 
 
+def test_private_updates_are_the_client_apps_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called, computed = (
+        train(
+            cohort_config(
+                run__directory=str(tmp_path / name),
+                privacy__unit="question",
+                privacy__noise_multiplier=1.0,
+                privacy__questions_per_episode=4,
+                privacy__accountant="rdp",
+            )
+        )[0]
+        for name, train in (
+            ("called", lambda config: train_federated(InProcessGrid(config), config, num_rounds=2)),
+            ("computed", lambda config: train_with_cohort(config, num_rounds=2)),
+        )
+    )
+    assert "privacy.unit = 'question' is trained by Opacus in it" in capsys.readouterr().out
+    assert identical(called, computed)
+    kept = {file.name for file in tmp_path.rglob("*.ledger.json")}
+    assert len(kept) == len(TRAIN_GROUPS)
+
+
 def test_only_stacks_are_reduced_where_they_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     with cohort_grid(cohort_config()) as grid:
         assert grid.reduces

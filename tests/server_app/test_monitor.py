@@ -170,6 +170,20 @@ def test_a_round_whose_evaluation_most_clients_fail_stops_the_run(tmp_path: Path
         run.observe(0)
 
 
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_run_that_is_stopped_is_scored_once_and_says_why(tmp_path: Path, evaluated: bool) -> None:
+    run = Run(tmp_path, tiny_config(evaluation__every=1 if evaluated else 2, train__num_rounds=4))
+    run.observe(0)
+    run.observe(1)
+    run.monitor.stop("The budget is spent.")
+    *before, last = run.lines()
+    assert (last["round"], last["stopped"]) == (1, "The budget is spent.")
+    assert [line["round"] for line in (*before, last) if "groups" in line] == [0, 1]
+    assert ("groups" in last) is not evaluated
+    if not evaluated:
+        assert last["megabytes_down"] == pytest.approx(before[0]["megabytes_down"])
+
+
 def test_losses_of_a_round_are_averaged_over_its_clients(tmp_path: Path) -> None:
     run = Run(tmp_path, tiny_config())
     assert run.observe(0) is not None

@@ -241,8 +241,12 @@ def test_secure_noise_of_another_release_has_nothing_to_do_with_it(tmp_path):
 
 @every_kind
 def test_without_noise_the_shares_stay_exactly_as_they_are(tmp_path, kind):
-    survey = survey_from_frame(table_of(), "table")
-    private = private_survey(survey, member(0.0, histogram_noise=kind), 0, tmp_path)
+    asked = [Question(f"Q{q}?", tuple("abc")) for q in range(9)]
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 9)
+    survey = build_survey(asked, [("A", q, shares[q]) for q in range(9)])
+    privacy = member(0.0, histogram_noise=kind, respondents=97, secure_noise=True)
+    private = private_survey(survey, privacy, 0, tmp_path)
+    assert not list(tmp_path.iterdir())
     for group, answers in survey.answers.items():
         np.testing.assert_array_equal(private.answers[group].shares, answers.shares)
 
