@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 1 << 14
-_MOST_TRIALS = 20
+_MOST_TRIALS = 60
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def clip_update(start_P: Tensor, values_P: Tensor, clipping_norm: float) -> Tens
     norm is returned as it is; a zero update is safe.
 
     Raises:
-        ValueError: the clipping norm is not above 0, or too small for the parameters' precision.
+        ValueError: the clipping norm is not above 0, or a parameter is not finite.
     """
     if not clipping_norm > 0:
         raise ValueError(f"clipping_norm = {clipping_norm}: expected a number above 0.")
@@ -107,16 +107,15 @@ def clip_update(start_P: Tensor, values_P: Tensor, clipping_norm: float) -> Tens
     if norm <= clipping_norm:
         return values_P
     factor = clipping_norm / norm
-    for _ in range(_MOST_TRIALS):
+    for trial in range(_MOST_TRIALS):
         clipped_P = (start_P64 + update_P * factor).to(values_P.dtype)
         excess = _norm(clipped_P.to(torch.float64) - start_P64) / clipping_norm
         if excess <= 1:
             return clipped_P
-        factor *= (1 - 1e-9) / excess  # rounding has made the update longer
-    raise ValueError(
-        f"clipping_norm = {clipping_norm}: expected a larger one. Parameters in {values_P.dtype} "
-        "are too coarse for updates so small."
-    )
+        # Rounding has made the update longer. Ever larger steps, as small ones may all be rounded
+        # to the same parameters; the shortest update is that of nothing.
+        factor *= (1 - min(0.5, 1e-9 * 4**trial)) / excess
+    raise ValueError("Parameters are not finite: their update cannot be clipped.")
 
 
 def _norm(vector_P: Tensor) -> float:

@@ -88,7 +88,7 @@ class GivenClients(Grid):
         ids = []
         batch = list(messages)
         self.received += batch
-        self.asked.append([message.metadata.dst_node_id - 100 for message in batch])
+        self.asked.append(sorted(message.metadata.dst_node_id - 100 for message in batch))
         for message in batch:
             sent = make_message(changed(message.metadata, message_id=uuid4().hex), message.content)
             self._replies[sent.metadata.message_id] = self._answer(sent)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -76,14 +76,14 @@ def test_the_noise_of_the_mean_has_its_deviation_whatever_the_cohort(
     config_ids = list(updates)
     population, _ = population_of(GivenClients(updates, examples), config, config_ids)
     drawn = []
-    for server_round in range(1, 151):
+    for server_round in range(1, 46):
         try:
             drawn.append(mean_update(population, server_round=server_round))
         except RoundError:  # all of a small cohort have dropped out
             assert kind == "drop-outs"
     drawn = np.concatenate(drawn)
     expected = 1.5 * 2.0 / nominal
-    assert len(drawn) > 1000
+    assert len(drawn) > 300
     assert stats.kstest(drawn / expected, "norm").pvalue > 1e-4
     assert drawn.std() / expected == pytest.approx(1, abs=5 / math.sqrt(2 * len(drawn)))
 
@@ -160,6 +160,7 @@ def test_an_update_that_is_not_finite_counts_as_none(value: float) -> None:
 vectors = st.lists(st.floats(-1e3, 1e3, width=32), min_size=SIZE, max_size=SIZE).map(np.array)
 
 
+@settings(max_examples=25, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     others=st.lists(vectors, min_size=0, max_size=3),
     start=vectors,
@@ -370,7 +371,7 @@ def test_an_empty_cohort_is_charged_and_released_as_noise() -> None:
     assert [] in drawn
     assert drawn[-1]  # a round after an empty one goes on with its own cohort
     final = run_strategy(make_strategy(config), population, 30)
-    assert grid.asked == [cohort for cohort in drawn if cohort]
+    assert [cohort for cohort in grid.asked if cohort] == [cohort for cohort in drawn if cohort]
     assert [release.server_round for release in ledger.releases] == list(range(1, 31))
     assert final.std() == pytest.approx(math.sqrt(30), rel=0.5)  # 30 rounds of noise of deviation 1
     empty = drawn.index([]) + 1

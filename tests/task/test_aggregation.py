@@ -289,3 +289,28 @@ def test_clipping_gives_the_same_bits_however_many_threads_torch_has():
 def test_a_clipping_norm_that_is_not_above_zero_is_an_error(limit):
     with pytest.raises(ValueError, match=r"clipping_norm = .*above 0"):
         clip_update(torch.zeros(2), torch.ones(2), limit)
+
+
+@given(vectors, st.floats(1e-6, 1e5))
+def test_no_rounding_takes_an_update_beyond_the_norm(pair, limit):
+    # Clipped in float64 and rounded, it would exceed the sensitivity that noise is made for.
+    start, values = (torch.tensor(each) for each in pair)
+    assert norm_of(update_of(start, clip_update(start, values, limit))) <= limit * (1 + 1e-14)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_update_can_be_clipped_however_coarse_the_parameters_are(seed):
+    random = torch.Generator().manual_seed(seed)
+    for scale in (1e-3, 1.0, 300.0, 1e6, 1e30):
+        start = torch.randn(16, generator=random) * scale
+        values = start + 2 * torch.randn(16, generator=random) * max(1.0, scale * 1e-3)
+        clipped = clip_update(start, values, 0.25)
+        assert norm_of(update_of(start, clipped)) <= 0.25
+        if scale <= 1:
+            assert norm_of(update_of(start, clipped)) > 0.2499
+
+
+def test_an_update_that_is_not_finite_cannot_be_clipped():
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            clip_update(torch.zeros(2), torch.tensor([0.0, value]), 1.0)
