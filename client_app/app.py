@@ -9,8 +9,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client_app import question_unit
 from client_app.mods import compress_update, report_errors
 from client_app.module import predictor_for
+from client_app.secure_aggregation import secure_aggregation
 from client_app.state import state_folder
 from task import records
 from task.config import RunConfig
@@ -23,7 +25,7 @@ from task.population import PopulationAnswers, PopulationPrior
 from task.reports import make_reports
 from task.training import train_client
 
-app = ClientApp(mods=[report_errors, compress_update])
+app = ClientApp(mods=[report_errors, secure_aggregation, compress_update])
 
 # `train` and `evaluate` do no more than call `task`, so the cohort engine may compute many clients
 # at once without calling them. Set this to False when you change one of them or add a mod.
@@ -35,6 +37,8 @@ def describe(message: Message, context: Context) -> Message:
     """Say which groups this node holds, with feature sums of those that train."""
     config = _config(context)
     groups = [load_group(config, group) for group in _groups_held(config, context)]
+    if config.privacy.unit == question_unit.UNIT:
+        question_unit.require_episodes(groups, config)
     sums = [feature_sums(data) for data in groups if data.role == "train"]
     holdings = ConfigRecord(
         {
@@ -72,6 +76,9 @@ def describe(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the predictor on one group, from the global parameters."""
     config = _config(context)
+    if config.privacy.unit == question_unit.UNIT:
+        folder = state_folder(config, context)
+        return Message(question_unit.train(message, config, folder), reply_to=message)
     briefing = message.content.config_records[records.BRIEFING]
     settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
     predictor = predictor_for(config, message)
@@ -118,6 +125,9 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score the predictor on one group's targets."""
     config = _config(context)
+    if config.privacy.unit == question_unit.UNIT and config.privacy.metrics != "full":
+        folder = state_folder(config, context)
+        return Message(question_unit.evaluate(message, config, folder), reply_to=message)
     briefing = message.content.config_records[records.BRIEFING]
     seen = message.content.array_records[records.SEEN_QUESTIONS][records.QUESTION_KEYS].numpy()
     predictor = predictor_for(config, message)

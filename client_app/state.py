@@ -25,8 +25,8 @@ def state_folder(config: RunConfig, context: Context) -> Path:
         return Path(str(state_path)) / f"run-{context.run_id}"
     if "partition-id" not in context.node_config:
         raise ConfigError(
-            "This node keeps a group's own parameters and has no folder for them: start it with "
-            "--node-config 'state-path=\"/abs/folder\"'."
+            "This node keeps files of its groups (own parameters, privacy ledger) and has no "
+            "folder for them: start it with --node-config 'state-path=\"/abs/folder\"'."
         )
     if config.run.directory:
         return Path(config.run.directory) / CLIENTS_FOLDER

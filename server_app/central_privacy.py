@@ -20,7 +20,7 @@ from task.correlated_noise import CorrelatedNoise
 from task.errors import BudgetError
 from task.ledger import SCORES, UPDATE, Ledger, Release
 from task.metrics import SCORE_RANGE
-from task.noise import noise_source
+from task.noise import hardened_normal, noise_source
 from task.settings import require
 
 _MIDDLE = (SCORE_RANGE[0] + SCORE_RANGE[1]) / 2
@@ -99,7 +99,7 @@ class CentralPrivacy:
         source = noise_source(
             self._config.secure_noise, self._seed, UPDATE, release.server_round, release.attempt
         )
-        independent_P = source.standard_normal(sent.layout.size)
+        independent_P = hardened_normal(source, sent.layout.size)
         noise_P = torch.from_numpy(self._correlated.next(independent_P))
         scale = self._update_multiplier() * self.clipping_norm
         update_P = total.total_update(sent.vector_P) + scale * noise_P
@@ -107,7 +107,7 @@ class CentralPrivacy:
         if self._config.clipping_quantile:
             # A half for one who is missing is neither within nor beyond the norm.
             counted = num_within - total.weight / 2
-            counted += self._count_noise * float(source.standard_normal(1)[0])
+            counted += self._count_noise * float(hardened_normal(source, 1)[0])
             self._adapt(counted / self.releases.nominal_cohort + 0.5)
         return mean_P.float()
 
@@ -132,7 +132,7 @@ class CentralPrivacy:
         )
         low, high = SCORE_RANGE
         scale = self._config.metrics_noise_multiplier * (high - low)
-        noise = scale * float(source.standard_normal(1)[0])
+        noise = scale * float(hardened_normal(source, 1)[0])
         total = sum(min(max(score, low), high) - _MIDDLE for score in scores) + noise
         return min(max(_MIDDLE + total / num_clients, low), high)
 

@@ -255,6 +255,10 @@ def why_called(config: RunConfig) -> str | None:
         return f"{CLIENT_APP} does not say that it is STACKABLE"
     if config.compression.name != "none":
         return f"compression.name = {config.compression.name!r} is applied by a mod of it"
+    if config.privacy.secure_aggregation:
+        return "privacy.secure-aggregation goes through mods of it"
+    if config.privacy.unit == "question":
+        return "privacy.unit = 'question' is trained by Opacus in it"
     return None
 
 

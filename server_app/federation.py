@@ -1,8 +1,9 @@
 """A federated run from start to end: survey, population, strategy, rounds, run directory."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord
@@ -19,6 +20,7 @@ from server_app.privacy import RunPrivacy, require_private_strategy
 from server_app.replies import required_metrics
 from server_app.run_directory import RunDirectory
 from server_app.sampling import CohortSampler
+from server_app.secure_population import SecurePopulationGrid, secure_aggregation
 from server_app.sinks import check_sinks, closing_sinks
 from server_app.strategies import make_strategy
 from server_app.strategies.averaging import reduction_of
@@ -89,7 +91,11 @@ def _train(
     if plan := privacy.plan():
         print(plan, flush=True)
     train_ids = [client.id for client in population.clients if client.role == "train"]
-    clients = PopulationGrid(
+    make_grid: Callable[..., PopulationGrid] = PopulationGrid
+    if config.privacy.secure_aggregation:
+        secure = secure_aggregation(config, population, reduction_of(strategy))
+        make_grid = partial(SecurePopulationGrid, secure=secure)
+    clients = make_grid(
         grid,
         population.clients,
         Briefings(config, population, predictor),

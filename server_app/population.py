@@ -165,7 +165,7 @@ class PopulationGrid(Grid):
         trains = any(is_train(message) for message in batch)
         average = self._average(batch) if trains else None
         if self._privacy and trains:
-            cohort = set(self._cohort(_stated_round(batch) or self.server_round + 1))
+            cohort = set(self._cohort(self._round_of(batch)))
             batch = [message for message in batch if message.metadata.dst_node_id in cohort]
             exchange.sent = len(batch)
         reduced = (
@@ -213,8 +213,8 @@ class PopulationGrid(Grid):
         if not self._privacy:
             return Average(replace(self._reduction, clipping_norm=self.clipping_norm), sent)
         require_private(batch)
-        coming = _stated_round(batch) or self.server_round + 1
-        release = self._privacy.charge(UPDATE, coming, digest_of(sent.vector_P, settings_of(batch)))
+        digest = digest_of(sent.vector_P, settings_of(batch))
+        release = self._privacy.charge(UPDATE, self._round_of(batch), digest)
         return PrivateAverage(self._privacy, release, sent, batch[0])
 
     def _cohort(self, server_round: int) -> list[int]:
@@ -265,6 +265,14 @@ class PopulationGrid(Grid):
                 f"(train.min-valid-fraction). {reasons}"
             )
 
+    def _round_of(self, batch: Sequence[Message]) -> int:
+        """Return the round that messages to train state, as Flower's do, or else the next one."""
+        for message in batch:
+            config = message.content.config_records.get(records.CONFIG, ConfigRecord())
+            if isinstance(stated := config.get(records.SERVER_ROUND), int):
+                return stated
+        return self.server_round + 1
+
     def _client(self, message: Message) -> Client:
         return self.clients[message.metadata.dst_node_id]
 
@@ -274,21 +282,12 @@ class PopulationGrid(Grid):
         """Send messages to their clients' nodes; return None for one that is not accepted."""
         self._inbox.start(self.clipping_norm)
         if any(is_train(message) for message in batch):
-            self.server_round = _stated_round(batch) or self.server_round + 1
+            self.server_round = self._round_of(batch)
         accepted = self._outbox.push(batch, self.server_round, self.clipping_norm, reduction)
         for message, message_id in zip(batch, accepted, strict=True):
             if message_id:
                 self._inbox.expect(message_id, message, reduced=reduction is not None)
         return accepted
-
-
-def _stated_round(batch: Sequence[Message]) -> int | None:
-    """Return the round that a strategy's messages state, as Flower's strategies do."""
-    for message in batch:
-        config = message.content.config_records.get(records.CONFIG, ConfigRecord())
-        if isinstance(stated := config.get(records.SERVER_ROUND), int):
-            return stated
-    return None
 
 
 def _reason(error: Error) -> str:

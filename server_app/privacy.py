@@ -35,7 +35,8 @@ class RunPrivacy:
         self.central: CentralPrivacy | None = None
         self._config = config
         self._population = population
-        self._reported = 0.0
+        # Without noise an epsilon is infinite, which clients do not send.
+        self._reported = 0.0 if config.privacy.noise_multiplier else math.inf
         if config.privacy.unit == "client":
             ledger = Ledger(directory.path / LEDGER, repeats=not config.privacy.secure_noise)
             num_clients = sum(client.role == "train" for client in population.clients)
@@ -125,7 +126,10 @@ class RunPrivacy:
                 "predictor-best by such scores"
             )
         if not privacy.secure_noise:
-            excludes.append("whoever knows run.seed (privacy.secure-noise = false)")
+            excludes.append(
+                "whoever knows run.seed, as all clients and the server do: noise is seeded "
+                "(privacy.secure-noise = false)"
+            )
         return tuple(excludes)
 
 

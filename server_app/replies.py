@@ -26,12 +26,9 @@ _NEVER_EMPTY = (records.SCORES_ALL, records.SCORE_BEFORE, records.PERSONAL_SCORE
 
 def required_metrics(privacy: PrivacyConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the metrics that a client must send after training, and after evaluating."""
-    if privacy.unit != "question":
+    if privacy.unit != "question" or privacy.metrics == "full":
         return TRAIN_METRICS, EVALUATE_METRICS
-    exact = privacy.metrics == "full"
-    train = (*TRAIN_METRICS, records.EPSILON) if exact else (records.NUM_EXAMPLES, records.EPSILON)
-    noisy = (records.NUM_EXAMPLES, records.NOISY_SCORE, records.EPSILON)
-    return train, EVALUATE_METRICS if exact else noisy
+    return (records.NUM_EXAMPLES,), (records.NUM_EXAMPLES, records.NOISY_SCORE)
 
 
 class ReplyError(Exception):

@@ -110,6 +110,16 @@ class ClientReleases:
             num_bands=config.privacy.num_bands,
             metrics_noise_multiplier=config.privacy.metrics_noise_multiplier,
         )
+        # A server that only sees sums is not trusted; but it draws the cohorts.
+        require(
+            not config.privacy.secure_aggregation
+            or releases.takes_all
+            or releases.sampling == "cyclic",
+            "train.sampling",
+            releases.sampling,
+            "'cyclic', or train.clients-per-round = 0, with privacy.secure-aggregation and "
+            "privacy.unit = 'client': the server knows whom it has drawn",
+        )
         require(
             releases.num_bands == 1 or releases.num_bands <= releases.rounds_per_pass,
             "privacy.num-bands",

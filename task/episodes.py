@@ -15,7 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from task.config import TrainConfig
+from task.errors import ConfigError
 from task.features import GroupData, option_rows
+from task.privacy_config import PrivacyConfig
+from task.seeding import generator
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,35 @@ def sample_split(data: GroupData, config: TrainConfig, random: np.random.Generat
     )
     order = random.permutation(data.trainable)
     return Split(order[:context], order[context : context + target])
+
+
+def disjoint_episodes(
+    data: GroupData, config: PrivacyConfig, seed: int, server_round: int
+) -> list[Split]:
+    """Deal a group's trainable questions out to episodes that share none (unit question).
+
+    Every episode has `questions_per_episode` questions, the first half of them context (of an odd
+    number the smaller part). What fills no episode is left out of this round: each round deals
+    anew. The deal depends on how many questions there are, never on their answers.
+
+    Args:
+        data: a training group; its held-back questions are not touched.
+        config: episode sizes.
+        seed: the run's seed.
+        server_round: the federated round.
+
+    Raises:
+        ConfigError: the group has too few trainable questions for a single episode.
+    """
+    size, available = config.questions_per_episode, len(data.trainable)
+    if available < size:
+        raise ConfigError(
+            f"privacy.questions-per-episode = {size}: group {data.group!r} has {available} "
+            "trainable questions. Lower it, or leave the group out (data.min-questions)."
+        )
+    random = generator(seed, "disjoint episodes", server_round, data.group)
+    dealt = random.permutation(data.trainable)[: available // size * size].reshape(-1, size)
+    return [Split(episode[: size // 2], episode[size // 2 :]) for episode in dealt]
 
 
 def make_episode(

@@ -1,7 +1,9 @@
 """Where a run's relative paths start, and where it is written by default."""
 
+import hashlib
 import json
 import os
+import re
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -33,3 +35,9 @@ def project_folder() -> Path:
 def default_run_directory(config: RunConfig, now: datetime) -> str:
     """Return the relative run directory of a run that names none."""
     return f"runs/{now:%Y%m%d-%H%M%S}-{config.data.source}-seed{config.run.seed}"
+
+
+def file_stem(group: str) -> str:
+    """Return a group's name made safe for a file, with a hash that keeps groups apart."""
+    safe = re.sub(r"[^a-z0-9]+", "-", group.lower()).strip("-")[:40]
+    return f"{safe}-{hashlib.sha256(group.encode()).hexdigest()[:8]}"

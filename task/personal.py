@@ -1,8 +1,6 @@
 """Parameters of a group's own, near the global ones, and where they are kept."""
 
-import hashlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from task.errors import RunDirectoryError
 from task.features import GroupData
+from task.paths import file_stem
 from task.predictor import PreferencePredictor
 from task.training import LocalUpdate, train_client
 
@@ -90,10 +89,8 @@ class PersonalStore:
         partial_file.replace(file)
 
     def file(self, group: str) -> Path:
-        """Return where a group's parameters are: its name made safe, and a hash of it."""
-        safe = re.sub(r"[^a-z0-9]+", "-", group.lower()).strip("-")[:40]
-        digest = hashlib.sha256(group.encode()).hexdigest()[:8]
-        return self._folder / f"{safe}-{digest}.safetensors"
+        """Return where a group's parameters are."""
+        return self._folder / f"{file_stem(group)}.safetensors"
 
 
 def train_personal(

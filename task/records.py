@@ -70,3 +70,9 @@ PERSONAL_MU = "personal-mu"
 WITHIN_NORM = "within-clipping-norm"  # put into a train reply by the server: 1 if not clipped, or 0
 EPSILON = "epsilon"  # metric of a train reply: what unit question has cost the client so far
 NOISY_SCORE = "noisy-alignment-score"  # metric of an evaluate reply instead of exact ones
+
+# Secure aggregation: added to the records of Flower's SecAgg+ protocol in every train message.
+SECURE_AGGREGATION = "secure-aggregation"  # ConfigRecord
+CLIENT_ID = "client-id"  # under which the protocol knows the client
+MAX_EXAMPLES = "max-examples"  # most examples of any client; 0: every client counts the same
+LEAST_SURVIVORS = "least-survivors"  # fewest clients in a sum that the server unmasks

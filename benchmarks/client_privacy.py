@@ -1,0 +1,178 @@
+"""Held-out alignment score when every client is protected, by number of clients and epsilon.
+
+Synthetic surveys of so many training groups, each a client, and 50 groups held out. Cohorts are
+Poisson draws; delta is 1 / clients^1.1. Differences are paired by seed to the run without clipping
+and noise. The same command goes on where it was interrupted.
+
+    python benchmarks/client_privacy.py --output benchmarks/results/client_privacy.json
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from measure import write_results
+
+from cli.settings import parse_settings
+from server_app.cohort import simulate
+from server_app.run_directory import read_json
+from task.accounting import ClientReleases, calibrate
+from task.config import RunConfig
+from task.settings import Scalar
+from task.statistics import student_interval
+
+HELD_OUT = 50
+SETTINGS: dict[str, Scalar] = {  # a predictor that thousands of clients train in a minute
+    "encoder.dimension": 32,
+    "predictor.width": 32,
+    "predictor.embedder-depth": 2,
+    "predictor.num-layers": 2,
+    "predictor.feedforward-width": 32,
+    "train.num-rounds": 30,
+    "train.local-steps": 4,
+    "train.learning-rate": 0.01,
+    "train.max-context": 20,
+    "train.max-target": 20,
+    "train.sampling": "poisson",
+    "evaluation.num-draws": 1,
+}
+
+
+class Planned(NamedTuple):
+    """A run: number of clients, epsilon (None: not private) and seed."""
+
+    clients: int
+    epsilon: float | None
+    seed: int
+    config: RunConfig
+
+
+@cache
+def multiplier_for(clients: int, cohort: int, rounds: int, delta: float, epsilon: float) -> float:
+    """Return the noise multiplier for an epsilon."""
+
+    def cost(multiplier: float) -> float:
+        releases = ClientReleases(clients, cohort, "poisson", multiplier)
+        return releases.epsilon(rounds, delta, "pld")
+
+    return calibrate(cost, epsilon)
+
+
+def plan(base: Mapping[str, Scalar], given: argparse.Namespace) -> Iterator[Planned]:
+    """Yield all runs, seed after seed, small populations first."""
+    for seed in range(given.seeds):
+        for clients in given.clients:
+            cohort = min(given.cohort, clients)
+            flat = dict(base) | {
+                "run.seed": seed,
+                "data.synthetic-groups": clients + HELD_OUT,
+                "data.num-held-out-groups": HELD_OUT,
+                "train.clients-per-round": cohort,
+            }
+            config = RunConfig.from_flat(flat)
+            yield Planned(clients, None, seed, config)
+            delta = clients**-1.1
+            for epsilon in given.epsilons:
+                z = multiplier_for(clients, cohort, config.train.num_rounds, delta, epsilon)
+                private = {
+                    "privacy.unit": "client",
+                    "privacy.delta": delta,
+                    "privacy.noise-multiplier": z,
+                    "strategy.clipping-norm": given.clipping_norm,
+                }
+                yield Planned(clients, epsilon, seed, RunConfig.from_flat(flat | private))
+
+
+def measure(planned: Planned) -> dict[str, Any]:
+    """Train and score in a process of its own."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name, redirect_stdout(StringIO()):
+        flat = planned.config.to_flat() | {"run.directory": str(Path(name) / "run")}
+        summary = read_json(simulate(RunConfig.from_flat(flat)).path / "summary.json")
+    return {
+        "clients": planned.clients,
+        "epsilon": planned.epsilon,
+        "seed": planned.seed,
+        "delta": planned.config.privacy.delta if planned.epsilon else None,
+        "noise_multiplier": planned.config.privacy.noise_multiplier,
+        "spent": (summary["privacy"] or {}).get("epsilon"),
+        "score": summary["held_out"]["model"]["alignment_score"],
+        "uniform": summary["held_out"]["uniform"]["alignment_score"],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], given: argparse.Namespace) -> None:
+    """Print means over seeds, and differences to the runs that are not private."""
+    print("| clients | epsilon | delta | noise multiplier | seeds | AS | difference | uniform |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for clients in given.clients:
+        of_size = [row for row in rows if row["clients"] == clients]
+        exact = {row["seed"]: row["score"] for row in of_size if row["epsilon"] is None}
+        for epsilon in (None, *sorted(given.epsilons, reverse=True)):
+            own = [row for row in of_size if row["epsilon"] == epsilon]
+            if not own:
+                continue
+            gains = [r["score"] - exact[r["seed"]] for r in own if r["seed"] in exact]
+            difference = f"{np.mean(gains):+.4f}" if epsilon else ""
+            if epsilon and len(gains) > 1:
+                low, high = student_interval(gains)
+                difference += f" [{low:+.4f}, {high:+.4f}]"
+            cells = [
+                f"{clients:,}",
+                f"{epsilon:g}" if epsilon else "none",
+                f"{own[0]['delta']:.2g}" if epsilon else "",
+                f"{own[0]['noise_multiplier']:.3f}",
+                str(len(own)),
+                f"{np.mean([row['score'] for row in own]):.4f}",
+                difference,
+                f"{np.mean([row['uniform'] for row in own]):.4f}",
+            ]
+            print("|", " | ".join(cells), "|")
+
+
+def main() -> None:
+    """Run what is not in the output file yet; print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", nargs="*", help="conf/x.toml and key=value, as for a run")
+    parser.add_argument("--clients", type=int, nargs="+", default=[14, 100, 1000, 10000])
+    parser.add_argument("--cohort", type=int, default=300, help="clients of a round, at most")
+    parser.add_argument("--epsilons", type=float, nargs="+", default=[2.0, 8.0])
+    parser.add_argument("--clipping-norm", type=float, default=1.0)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time, a core each")
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    given = parser.parse_args()
+    changed = parse_settings(given.settings).to_flat().items() - RunConfig().to_flat().items()
+    own = {"engine.name": "cohort", "engine.num-workers": 1, "engine.num-threads": 1}
+    base = SETTINGS | dict(changed) | own | {"evaluation.every": 10_000}
+    figures = {"settings": base, "cohort": given.cohort, "clipping_norm": given.clipping_norm}
+    rows: list[dict[str, Any]] = []
+    if given.output and given.output.exists():
+        found = json.loads(given.output.read_text())
+        if found | figures != found:
+            parser.error(f"{given.output} has results of other settings")
+        rows = found["rows"]
+    done = [(row["clients"], row["epsilon"], row["seed"]) for row in rows]
+    missing = [run for run in plan(base, given) if run[:3] not in done]
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers; each run has a process of its own
+    with get_context("spawn").Pool(given.workers, maxtasksperchild=1) as pool:
+        for row in pool.imap_unordered(measure, missing):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            write_results(given.output, {**figures, "rows": rows})
+    print_table(rows, given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The population grid under secure aggregation: of clients that train it sees the sum alone."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app.message import make_message
+
+from server_app.arrays import in_float32, to_arrays
+from server_app.central_privacy import require_private, settings_of
+from server_app.discovery import Client, Population
+from server_app.exchange import Exchange
+from server_app.metadata import changed, reply_metadata
+from server_app.population import MAX_POLL_SECONDS, POLL_SECONDS, POLL_SHARE, PopulationGrid
+from server_app.replies import is_train
+from server_app.secure_aggregation import SecureAggregation, SecureSum
+from task import records
+from task.aggregation import Reduction
+from task.config import RunConfig
+from task.ledger import UPDATE, digest_of
+
+
+class SecurePopulationGrid(PopulationGrid):
+    """A population grid that lets clients train by way of SecAgg+.
+
+    Args:
+        *arguments: see `PopulationGrid`.
+        secure: runs the protocol.
+        **settings: see `PopulationGrid`.
+    """
+
+    def __init__(self, *arguments: Any, secure: SecureAggregation, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._secure = secure
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages to clients, unless they are to train.
+
+        Raises:
+            ValueError: they are: replies to them do not come one by one.
+        """
+        batch = list(messages)
+        if any(is_train(message) for message in batch):
+            raise ValueError(
+                "With privacy.secure-aggregation a strategy gets the mean alone: expected "
+                "send_and_receive instead of push_messages."
+            )
+        return super().push_messages(batch)
+
+    def exchange(self, messages: Iterable[Message], *, timeout: float | None = None) -> Exchange:
+        """As `PopulationGrid.exchange`; messages to train have one reply, the mean.
+
+        Raises:
+            RoundError: too few clients answered, and in every case where the mean stays masked.
+            BudgetError: the release would cost more than the privacy budget; nothing was sent.
+        """
+        started = time.monotonic()
+        batch = in_float32(messages)
+        if not any(is_train(message) for message in batch):
+            return super().exchange(batch, timeout=timeout)
+        self._inbox.start(self.clipping_norm)
+        sent = self._inbox.sent_to(batch[0])
+        self.server_round = self._round_of(batch)
+        if self._privacy:
+            require_private(batch)
+            digest = digest_of(sent.vector_P, settings_of(batch))
+            self._privacy.charge(UPDATE, self.server_round, digest)
+        found = self._secure.run(batch, self._send, timeout)
+        update_P = found.mean_P
+        if self._privacy:  # who drops out counts as a zero update; clients have added noise
+            update_P = update_P * (found.weight / self._privacy.releases.nominal_cohort)
+        arrays = to_arrays(sent.layout, (sent.vector_P.double() + update_P).float())
+        metrics = MetricRecord({records.NUM_EXAMPLES: found.weight})
+        content = RecordDict({records.ARRAYS: arrays, records.METRICS: metrics})
+        exchange = Exchange(
+            sent=len(batch),
+            replies=self._answered(batch, found),
+            average=make_message(reply_metadata(batch[0]), content),
+            failures={self.clients[i].name: why for i, why in sorted(found.failures.items())},
+            bytes_down=found.bytes_down,
+            bytes_up=found.bytes_up,
+            seconds=time.monotonic() - started,
+        )
+        self.last_train = exchange
+        return exchange
+
+    def _answered(self, batch: Sequence[Message], found: SecureSum) -> dict[Client, Message]:
+        """Return an empty reply of each client that is in the sum: nothing else is known of it."""
+        of_client = {message.metadata.dst_node_id: message for message in batch}
+        return {
+            self.clients[i]: make_message(
+                reply_metadata(of_client[i]), RecordDict({records.METRICS: MetricRecord()})
+            )
+            for i in found.survivors
+        }
+
+    def _send(self, messages: Sequence[Message], timeout: float | None) -> Sequence[Message]:
+        """Send messages of the protocol; return the replies by the timeout, errors among them."""
+        started = time.monotonic()
+        accepted = self._outbox.push(messages, self.server_round, self.clipping_norm, None)
+        client_of = {
+            message_id: message.metadata.dst_node_id
+            for message_id, message in zip(accepted, messages, strict=True)
+            if message_id
+        }
+        received: list[Message] = []
+        while client_of and (timeout is None or time.monotonic() - started <= timeout):
+            pulled = list(self._grid.pull_messages(list(client_of)))
+            for reply in pulled:
+                client_id = client_of.pop(reply.metadata.reply_to_message_id, None)
+                if client_id is None:
+                    continue
+                metadata = changed(reply.metadata, src_node_id=client_id)
+                if reply.has_error():
+                    received.append(make_message(metadata, error=reply.error))
+                else:
+                    received.append(make_message(metadata, reply.content))
+            if client_of and not pulled:
+                elapsed = time.monotonic() - started
+                time.sleep(min(POLL_SECONDS + POLL_SHARE * elapsed, MAX_POLL_SECONDS))
+        return received
+
+
+def secure_aggregation(
+    config: RunConfig, population: Population, reduction: Reduction | None
+) -> SecureAggregation:
+    """Return what runs the protocol between a run's clients."""
+    most = max(
+        len(keys)
+        for group, keys in population.question_keys.items()
+        if population.roles[group] == "train"
+    )
+    node_of = {client.id: client.node_id for client in population.clients}
+    return SecureAggregation(
+        config,
+        max_weight=most,
+        weighted=reduction is None or reduction.weighted,
+        node_of=node_of.__getitem__,
+    )
