@@ -19,10 +19,15 @@ _BASELINES = {"uniform": ":", "population_mean": "--"}
 
 
 def plot_run(directory: RunDirectory) -> None:
-    """Draw `plots/run.png`: alignment score per round, and per group at the end."""
+    """Draw `plots/run.png`: alignment score per round, and per group at the end.
+
+    Nothing is drawn where `privacy.metrics` discloses no group's scores.
+    """
     lines = (directory.path / "metrics.jsonl").read_text().splitlines()
     rounds = [entry for line in lines if "groups" in (entry := json.loads(line))]
     summary = json.loads((directory.path / "summary.json").read_text())
+    if not summary["groups"]:
+        return
     height = max(4.5, 1.5 + 0.24 * min(len(summary["groups"]), MAX_NAMED_GROUPS))
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
     _plot_rounds(left, rounds, summary)
