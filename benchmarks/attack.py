@@ -7,13 +7,9 @@ noise, or the promise is broken. Unit member: from one noisy survey, is a respon
     python benchmarks/attack.py --output benchmarks/results/attack.json
 """
 
-import argparse
-import json
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,49 +19,51 @@ import pandas as pd
 import torch
 from flwr.app import Error, Message
 from flwr.app.message import make_message
-from flwr.serverapp import Grid
 from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from measure import write_results
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cli.settings import parse_settings
 from server_app.arrays import layout_of, to_vector
 from server_app.cohort import CohortGrid
 from server_app.federation import run_federation
 from server_app.replies import is_train
 from server_app.run_directory import load_predictor
 from task import records
-from task.accounting import ClientReleases, calibrate
 from task.aggregation import clip_update
-from task.audit import (
-    area_under_curve,
-    count_correct,
-    epsilon_lower_bound,
-    loss_threshold_attack,
-)
 from task.config import DataConfig, RunConfig, RunSettings
 from task.episodes import Split, make_episode
 from task.features import load_group
 from task.parameters import Layout
 from task.predictor import PreferencePredictor
-from task.privacy_config import PrivacyConfig
-from task.respondent_accounting import member_epsilon
 from task.seeding import generator
 from task.sources import load_survey
 from task.training import episode_losses
 
 DEFAULTS = (
-    "data.synthetic-groups=16 data.synthetic-questions=200 data.synthetic-answered=20 "
-    "encoder.dimension=32 predictor.width=32 predictor.num-layers=1 "
-    "predictor.feedforward-width=32 predictor.embedder-depth=2 "
-    "train.num-rounds=20 train.local-steps=10 train.learning-rate=0.005 train.schedule=constant "
-    "train.min-context=1 train.max-context=4 train.min-target=14 train.max-target=17 "
-    "train.min-valid-fraction=0.01 evaluation.num-context=4 privacy.metrics=off "
-    "engine.num-workers=1"
-).split()
+    "data.synthetic-groups=16",
+    "data.synthetic-questions=200",
+    "data.synthetic-answered=12",
+    "encoder.dimension=32",
+    "predictor.width=32",
+    "predictor.num-layers=1",
+    "predictor.feedforward-width=32",
+    "predictor.embedder-depth=2",
+    "train.num-rounds=12",
+    "train.local-steps=6",
+    "train.learning-rate=0.005",
+    "train.schedule=constant",
+    "train.min-context=1",
+    "train.max-context=3",
+    "train.min-target=8",
+    "train.max-target=10",
+    "train.min-valid-fraction=0.01",
+    "evaluation.num-context=3",
+    "privacy.metrics=off",
+    "engine.num-workers=1",
+)
 CLIPPING_NORM = 0.5
 EPSILONS = (16.0, 8.0, 2.0)
 MEMBER_EPSILONS = (8.0, 2.0)
