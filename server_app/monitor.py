@@ -105,6 +105,8 @@ class RoundMonitor:
         if server_round % every == 0 or server_round == last:
             self._evaluate(server_round, arrays, metrics)
         means = self._log(server_round, metrics)
+        if server_round < last:
+            self._privacy.require_next(server_round)
         return MetricRecord({**means}) if means else None
 
     def stop(self, reason: str) -> None:

@@ -1,5 +1,6 @@
 """What a run's privacy settings promise: the guarantee so far, and what it does not cover."""
 
+import math
 from collections.abc import Iterable
 
 from flwr.serverapp.strategy import Strategy
@@ -12,8 +13,9 @@ from server_app.strategies.group_weighting import GroupWeighting
 from server_app.strategies.qfedavg import QFedAvg
 from task.accounting import Guarantee, affordable
 from task.config import RunConfig
-from task.errors import ConfigError
+from task.errors import BudgetError, ConfigError
 from task.ledger import Ledger
+from task.question_ledger import history_epsilon
 from task.respondent_accounting import member_epsilon
 
 LEDGER = "privacy-ledger.jsonl"
@@ -41,10 +43,34 @@ class RunPrivacy:
             ledger = Ledger(directory.path / LEDGER, repeats=not config.privacy.secure_noise)
             num_clients = sum(client.role == "train" for client in population.clients)
             self.central = CentralPrivacy(config, num_clients, ledger)
+        self._require_member_budget()
 
     def report(self, epsilons: Iterable[float]) -> None:
         """Take in what unit question has cost clients so far, by their own ledgers."""
         self._reported = max([self._reported, *epsilons])
+
+    def require_next(self, server_round: int) -> None:
+        """Raise a `BudgetError` if unit question cannot afford the round after this one.
+
+        Every client refuses by its own ledger; this ends the run before they have to. It counts a
+        client that has taken part in all rounds.
+        """
+        privacy, train = self._config.privacy, self._config.train
+        if privacy.unit != "question" or not privacy.max_epsilon:
+            return
+        steps = (server_round + 1) * train.local_steps
+        history: tuple[tuple[float, float, int], ...] = (
+            (privacy.noise_multiplier, privacy.sample_rate, steps),
+        )
+        if privacy.metrics == "noisy":
+            scores = 1 + server_round // self._config.evaluation.every
+            history += ((privacy.metrics_noise_multiplier, 1.0, scores),)
+        epsilon = history_epsilon(tuple(sorted(history)), privacy.delta, privacy.accountant)
+        if epsilon > privacy.max_epsilon:
+            raise BudgetError(
+                f"Stopped before the update of round {server_round + 1}: epsilon would be "
+                f"{epsilon:.4g}, above privacy.max-epsilon = {privacy.max_epsilon:g}."
+            )
 
     def guarantee(self) -> Guarantee | None:
         """Return the guarantee for all that was released so far; None: there is none."""
@@ -106,6 +132,17 @@ class RunPrivacy:
         ):
             text += f"; the budget of {privacy.max_epsilon:g} lasts for {lasts}"
         return text
+
+    def _require_member_budget(self) -> None:
+        """Raise a `ConfigError` if noisy histograms, made once, cost more than the budget."""
+        privacy = self._config.privacy
+        promised = self.guarantee() if privacy.unit == "member" and privacy.max_epsilon else None
+        if promised and promised.epsilon > privacy.max_epsilon:
+            raise ConfigError(
+                f"privacy.max-epsilon = {privacy.max_epsilon:g}: the noisy histograms cost "
+                f"{promised.epsilon:.4g}. Expected at least that, or a larger "
+                "privacy.noise-multiplier."
+            )
 
     def _excludes(self) -> tuple[str, ...]:
         privacy = self._config.privacy

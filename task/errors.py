@@ -41,10 +41,6 @@ class RunDirectoryError(UserError):
     """A run directory cannot be created, read or used."""
 
 
-class BudgetError(UserError):
-    """A release would cost more than `privacy.max-epsilon` leaves."""
-
-
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest known name, or an empty string."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
