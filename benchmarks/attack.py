@@ -1,46 +1,43 @@
 """What attacks prove about each privacy unit: lower bounds of epsilon beside what is promised.
 
 Unit client: canaries with random answers to questions of their own train or not by seeded coins;
-attacks then guess which did. All that train at the promised epsilon lose their updates in the
-noise, or the promise is broken. Unit member: from one noisy survey, is a respondent in it?
+the attacks of `canaries.py` guess which did, by its loss under the final predictor, by the product
+of its first update with the change over the run, and by all its updates with what all rounds
+released. Unit question: the same of a group's episodes, by its update. Unit member: from noisy
+histograms, is one more respondent in them? A bound above the
+promised epsilon would be a mistake; a bound below proves no more than that this attack fails.
 
     python benchmarks/attack.py --output benchmarks/results/attack.json
 """
 
-from collections.abc import Iterable, Mapping
-from contextlib import closing, redirect_stdout
-from dataclasses import dataclass, field
-from io import StringIO
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import canary_questions
 import numpy as np
 import pandas as pd
-import torch
-from flwr.app import Error, Message
-from flwr.app.message import make_message
-from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
-from numpy.typing import NDArray
-from torch import Tensor
+from canaries import train_and_score
+from measure import write_results
 
-from server_app.arrays import layout_of, to_vector
-from server_app.cohort import CohortGrid
-from server_app.federation import run_federation
-from server_app.replies import is_train
-from server_app.run_directory import load_predictor
-from task import records
-from task.aggregation import clip_update
-from task.config import DataConfig, RunConfig, RunSettings
-from task.episodes import Split, make_episode
-from task.features import load_group
-from task.parameters import Layout
-from task.predictor import PreferencePredictor
-from task.seeding import generator
+from cli.settings import parse_settings
+from task.accounting import ClientReleases, calibrate
+from task.audit import (
+    area_under_curve,
+    count_correct,
+    epsilon_lower_bound,
+    loss_threshold_attack,
+)
+from task.config import RunConfig
+from task.privacy_config import PrivacyConfig
+from task.question_ledger import question_epsilon
+from task.respondent_accounting import member_epsilon
 from task.sources import load_survey
-from task.training import episode_losses
 
 DEFAULTS = (
     "data.synthetic-groups=16",
@@ -65,241 +62,218 @@ DEFAULTS = (
     "engine.num-workers=1",
 )
 CLIPPING_NORM = 0.5
-EPSILONS = (16.0, 8.0, 2.0)
-MEMBER_EPSILONS = (8.0, 2.0)
-OPTIONS = 4
+EPSILONS = (None, 16.0, 8.0, 2.0)  # None: without noise and clipping
+MEMBER_EPSILONS = (None, 8.0, 2.0)
+QUESTION_EPSILONS = (None, 16.0, 8.0, 2.0)
+UNITS = ("client", "question", "member")
+ATTACKS = ("loss", "update", "rounds")
 RESPONDENTS = 400
 MEMBER_QUESTIONS = 4
-ATTACKS = ("loss", "update", "rounds")
+TRIALS_PER_SURVEY = 2000
+QUESTION_CANARIES, QUESTION_RUNS = 32, 20
 PATHS = ("data.path", "encoder.name", "encoder.cache-directory", "run.directory")
-Scores = dict[str, NDArray[np.float64]]
+Row = dict[str, Any]
 
 
-@dataclass
-class Trajectory:
-    """What an attacker sees of a run, reduced to products with each client's own updates.
+def private(config: RunConfig, epsilon: float | None, num_clients: int) -> RunConfig:
+    """Return the settings that make a run private at that epsilon; None: without noise."""
+    if epsilon is None:
+        return config
 
-    Whoever knows a client's data can compute the update that it would send in any round, as a
-    function of the parameters that it is sent. Suffixes: n clients, P parameters.
+    def cost(multiplier: float) -> float:
+        releases = ClientReleases(num_clients, 0, "without-replacement", multiplier)
+        return releases.epsilon(config.train.num_rounds, config.privacy.delta)
 
-    Attributes:
-        groups: the clients' names.
-        gram_nn: inner products of the clients' updates, over all rounds.
-        released_n: inner products of their updates with what the rounds released.
-        first_nP: their updates in the first round.
-        start_P: the parameters that training starts from.
+    flat = config.to_flat() | {"privacy.unit": "client", "strategy.clipping-norm": CLIPPING_NORM}
+    return RunConfig.from_flat(flat | {"privacy.noise-multiplier": calibrate(cost, epsilon)})
+
+
+def audit_clients(
+    config: RunConfig, epsilon: float | None, num_canaries: int, seeds: Sequence[int]
+) -> Iterator[Row]:
+    """Attack runs of several seeds; yield a row for each attack.
+
+    Guesses are about half of the canaries, as is fixed here. Runs have coins of their own, so that
+    the guesses of all are those about one mechanism.
     """
-
-    groups: list[str]
-    gram_nn: Tensor
-    released_n: Tensor
-    first_nP: Tensor | None = None
-    start_P: Tensor | None = None
-    _round: int = 0
-    _sent_P: Tensor | None = field(default=None, repr=False)
-    _updates_nP: Tensor | None = field(default=None, repr=False)
-
-    @classmethod
-    def of(cls, groups: list[str]) -> "Trajectory":
-        """Return one without rounds."""
-        number = len(groups)
-        zeros = torch.zeros(number, number, dtype=torch.float64)
-        return cls(groups, zeros, zeros[0].clone())
-
-    def sent(self, server_round: int, sent_P: Tensor) -> None:
-        """Take in what a round's clients are sent, which is what the one before released."""
-        if server_round == self._round:
-            return
-        self.released(sent_P)
-        self._round, self._sent_P = server_round, sent_P
-        self._updates_nP = torch.zeros(len(self.groups), len(sent_P), dtype=torch.float64)
-        if self.start_P is None:
-            self.start_P, self.first_nP = sent_P, self._updates_nP
-
-    def trained(self, group: str, values_P: Tensor) -> None:
-        """Take in the parameters that a client makes of what was sent, clipped as they will be."""
-        assert self._sent_P is not None and self._updates_nP is not None
-        update_P = values_P.double() - self._sent_P.double()
-        self._updates_nP[self.groups.index(group)] = update_P
-
-    def released(self, parameters_P: Tensor) -> None:
-        """Take in the parameters after a round."""
-        if self._sent_P is not None and self._updates_nP is not None:
-            self.gram_nn += self._updates_nP @ self._updates_nP.T
-            self.released_n += self._updates_nP @ (parameters_P.double() - self._sent_P.double())
-            self._sent_P = self._updates_nP = None
+    config = private(config, epsilon, num_canaries + config.data.synthetic_groups)
+    num_guesses, correct = num_canaries // 2, dict.fromkeys(ATTACKS, 0)
+    areas: dict[str, list[float]] = {name: [] for name in ATTACKS}
+    started = time.perf_counter()
+    for seed in seeds:
+        seeded = RunConfig.from_flat(config.to_flat() | {"run.seed": seed})
+        with tempfile.TemporaryDirectory() as folder:
+            scores, coins_m = train_and_score(seeded, num_canaries, Path(folder))
+        for name in ATTACKS:
+            correct[name] += count_correct(scores[name], coins_m, num_guesses)
+            areas[name].append(area_under_curve(scores[name][coins_m], scores[name][~coins_m]))
+    seconds = (time.perf_counter() - started) / len(seeds)
+    delta, number = config.privacy.delta, len(seeds)
+    for name in ATTACKS:
+        yield {
+            "unit": "client",
+            "epsilon": epsilon,
+            "delta": delta,
+            "noise_multiplier": config.privacy.noise_multiplier,
+            "attack": name,
+            "canaries": num_canaries * number,
+            "guesses": num_guesses * number,
+            "correct": correct[name],
+            "area": float(np.mean(areas[name])),
+            "bound": epsilon_lower_bound(
+                num_guesses * number, correct[name], delta, num_canaries=num_canaries * number
+            ),
+            "seconds_per_run": seconds,
+        }
 
 
-class CoinGrid(Grid):
-    """Lets no reply of absent clients through, and notes what the attacker can compute.
+def audit_questions(config: RunConfig, epsilon: float | None, seed: int) -> Iterator[Row]:
+    """Attack a group's rounds with several seeds; yield a row. Guesses are as in `audit_clients`.
 
-    An absent client is as one that sends a zero update: the neighbour that is accounted for.
+    Settings of the optimizer are the project's own; each round is a release of its own.
     """
-
-    create_message = CohortGrid.create_message
-    send_and_receive = CohortGrid.send_and_receive  # through the methods below
-
-    def __init__(
-        self, grid: Grid, absent: Iterable[str], trajectory: Trajectory, clipping_norm: float
-    ) -> None:
-        self._grid, self._absent, self._trajectory = grid, set(absent), trajectory
-        self._clipping_norm = clipping_norm
-        self._asked: dict[str, Message] = {}  # messages to train, by id
-
-    @property
-    def run(self) -> Run:
-        """See `Grid`."""
-        return self._grid.run
-
-    def set_run(self, run: Run) -> None:
-        """See `Grid`."""
-        self._grid.set_run(run)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """See `Grid`."""
-        return self._grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """See `Grid`."""
-        ids = list(self._grid.push_messages(batch := list(messages)))
-        self._asked |= {i: m for i, m in zip(ids, batch, strict=True) if is_train(m)}
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """See `Grid`."""
-        return [self._passed(reply) for reply in self._grid.pull_messages(message_ids)]
-
-    def _passed(self, reply: Message) -> Message:
-        asked = self._asked.pop(reply.metadata.reply_to_message_id, None)
-        if asked is None or reply.has_error():
-            return reply
-        layout = layout_of(arrays := asked.content.array_records[records.ARRAYS])
-        briefing: Mapping[str, Any] = asked.content.config_records[records.BRIEFING]
-        group = briefing[records.GROUP]
-        sent_P = to_vector(layout, arrays)
-        values_P = to_vector(layout, reply.content.array_records[records.ARRAYS])
-        if self._clipping_norm:
-            values_P = clip_update(sent_P, values_P, self._clipping_norm)
-        self._trajectory.sent(int(briefing[records.ROUND]), sent_P)
-        self._trajectory.trained(group, values_P)
-        if group not in self._absent:
-            return reply
-        error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "absent by a coin")
-        return make_message(reply.metadata, error=error)
-
-
-def canary_names(number: int) -> list[str]:
-    """Return the canaries' names."""
-    return [f"canary {index}" for index in range(number)]
-
-
-def write_survey(file: Path, data: DataConfig, seed: int, num_canaries: int) -> list[str]:
-    """Write the synthetic survey and canaries as a table; return the ordinary groups' names.
-
-    A canary answers as many questions as an ordinary group does, all its own, each with one option
-    drawn at random that everybody chose: no other group tells anything about them.
-    """
-    survey = load_survey(RunConfig(run=RunSettings(seed=seed), data=data))
-    rows: list[tuple[str, str, str, float]] = []
-    for group, answers in survey.answers.items():
-        for index, position in enumerate(answers.questions.tolist()):
-            question, shares = survey.questions[position], answers.distribution(index).tolist()
-            pairs = zip(question.options, shares, strict=True)
-            rows += [(group, question.text, option, share) for option, share in pairs]
-    for canary in canary_names(num_canaries):
-        draw = generator(seed, "canary", canary)
-        for _ in range(data.synthetic_answered):
-            words = [_word(draw) for _ in range(4 + OPTIONS)]
-            question, options = " ".join(words[:4]), words[4:]
-            chosen = int(draw.integers(OPTIONS))
-            rows += [(canary, question, o, float(i == chosen)) for i, o in enumerate(options)]
-    frame = pd.DataFrame(rows, columns=["group", "question", "option", "share"])
-    frame.to_parquet(file)
-    return list(survey.answers)
-
-
-def _word(draw: np.random.Generator) -> str:
-    return "".join(draw.choice(list("abcdefghijklmnopqrstuvwxyz"), 8))
-
-
-def train_and_score(config: RunConfig, num_canaries: int, folder: Path) -> tuple[Scores, Any]:
-    """Train with each canary by a coin; return what each attack scores them by, and the coins."""
-    seed, canaries = config.run.seed, canary_names(num_canaries)
-    ordinary = write_survey(folder / "survey.parquet", config.data, seed, num_canaries)
-    coins_m = generator(seed, "coins").random(num_canaries) < 0.5
-    absent = [canary for canary, coin in zip(canaries, coins_m, strict=True) if not coin]
-    flat = config.to_flat() | {"data.source": "table", "data.path": str(folder / "survey.parquet")}
-    flat |= {"data.train-groups": "|".join([*canaries, *ordinary]), "engine.name": "cohort"}
-    flat |= {"run.directory": str(folder / "run"), "evaluation.every": config.train.num_rounds}
-    config = RunConfig.from_flat(flat)
-    trajectory = Trajectory.of([*canaries, *ordinary])
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, 1
-    with closing(CohortGrid(config)) as grid, redirect_stdout(StringIO()):
-        coin_grid = CoinGrid(grid, absent, trajectory, config.strategy.clipping_norm)
-        run_federation(coin_grid, config)
-    predictor = load_predictor(folder / "run", "final")
-    layout = Layout.of({name: p.shape for name, p in predictor.named_parameters()})
-    trajectory.released(final_P := layout.flatten(dict(predictor.named_parameters())).detach())
-    scores = {
-        "loss": -own_losses(predictor, config, canaries),
-        "update": first_update_scores(trajectory, final_P, num_canaries),
-        "rounds": all_rounds_scores(trajectory, config, num_canaries),
+    privacy, steps, multiplier = config.privacy, config.train.local_steps, 0.0
+    rate, delta = privacy.sample_rate, privacy.delta
+    if epsilon is not None:
+        multiplier = calibrate(
+            lambda z: question_epsilon(z, rate, steps, delta, privacy.accountant), epsilon
+        )
+    flat = config.to_flat() | {"privacy.unit": "question", "privacy.noise-multiplier": multiplier}
+    if epsilon is None:
+        flat["privacy.gradient-clipping-norm"] = 1e6
+    num_guesses, correct, areas = QUESTION_CANARIES // 2, 0, []
+    for of_run in range(seed, seed + QUESTION_RUNS):
+        seeded = RunConfig.from_flat(flat | {"run.seed": of_run})
+        with tempfile.TemporaryDirectory() as folder:
+            scores, coins_m = canary_questions.train_and_score(
+                seeded, QUESTION_CANARIES, Path(folder)
+            )
+        correct += count_correct(scores, coins_m, num_guesses)
+        areas.append(area_under_curve(scores[coins_m], scores[~coins_m]))
+    guesses, canaries = num_guesses * QUESTION_RUNS, QUESTION_CANARIES * QUESTION_RUNS
+    yield {
+        "unit": "question",
+        "epsilon": epsilon,
+        "delta": delta,
+        "noise_multiplier": multiplier,
+        "attack": "update",
+        "canaries": canaries,
+        "guesses": guesses,
+        "correct": correct,
+        "area": float(np.mean(areas)),
+        "bound": epsilon_lower_bound(guesses, correct, delta, num_canaries=canaries),
     }
-    return scores, coins_m
 
 
-@torch.inference_mode()
-def own_losses(
-    predictor: PreferencePredictor, config: RunConfig, canaries: Iterable[str], num_draws: int = 8
-) -> NDArray[np.float64]:
-    """Return (m,) losses of the final predictor on questions that each canary trains on."""
-    predictor.eval()
-    losses = []
-    for canary in canaries:
-        data = load_group(config, canary)
-        draw = generator(config.run.seed, "attack", canary)
-        orders = [draw.permutation(data.trainable) for _ in range(num_draws)]
-        most = config.train.max_context
-        parts = [(data, Split(order[:most], order[most:])) for order in orders]
-        episode = make_episode(parts)
-        losses.append(float(episode_losses(predictor, episode, config.train.objective).mean()))
-    return np.array(losses)
+def audit_members(epsilon: float | None, num_trials: int, seed: int) -> Iterator[Row]:
+    """Guess from released histograms whether a respondent is in them; yield a row.
 
-
-def first_update_scores(
-    trajectory: Trajectory, final_P: Tensor, num_canaries: int
-) -> NDArray[np.float64]:
-    """Return (m,) products of each canary's first update and the change over the whole run.
-
-    What all canaries' updates share tells nothing about one of them and is taken off.
+    Each group of a survey is a trial: the same respondents, and in every other group one more, who
+    chose the rarest option of every question. The attacker knows all of them, and the noise.
     """
-    assert trajectory.first_nP is not None and trajectory.start_P is not None
-    own_mP = trajectory.first_nP[:num_canaries]
-    own_mP = own_mP - own_mP.mean(0)
-    scores: NDArray[np.float64] = (
-        own_mP @ (final_P - trajectory.start_P).double() / own_mP.norm(dim=1)
-    ).numpy()
-    return scores
+    delta, multiplier = PrivacyConfig().delta, 0.0
+    if epsilon is not None:
+        multiplier = calibrate(
+            lambda z: member_epsilon(
+                PrivacyConfig(unit="member", noise_multiplier=z), [MEMBER_QUESTIONS]
+            ),
+            epsilon,
+        )
+    scores: tuple[list[float], list[float]] = ([], [])  # of members, and of others
+    with tempfile.TemporaryDirectory() as folder:
+        write_histograms(file := Path(folder) / "counts.parquet", TRIALS_PER_SURVEY)
+        flat = {"data.source": "table", "data.path": str(file), "privacy.unit": "member"}
+        for part in range(-(-2 * num_trials // TRIALS_PER_SURVEY)):
+            own = {"privacy.noise-multiplier": multiplier, "run.seed": seed + part}
+            answers = load_survey(RunConfig.from_flat(flat | own)).answers
+            for trial in range(TRIALS_PER_SURVEY):
+                released = answers[str(trial)]
+                rarest = [float(released.distribution(q)[0]) for q in range(len(released))]
+                scores[trial % 2].append(sum(rarest))
+    attack = loss_threshold_attack(*scores, delta)
+    yield {
+        "unit": "member",
+        "epsilon": epsilon,
+        "delta": delta,
+        "noise_multiplier": multiplier,
+        "attack": "histogram",
+        "canaries": len(scores[0]) + len(scores[1]),
+        "balanced_accuracy": attack.balanced_accuracy,
+        "true_positive_rates": attack.true_positive_rates,
+        "area": attack.area,
+        "bound": attack.epsilon,
+    }
 
 
-def all_rounds_scores(
-    trajectory: Trajectory, config: RunConfig, num_canaries: int
-) -> NDArray[np.float64]:
-    """Return (m,) estimates of the coins from every round's release, by ridge regression.
+def write_histograms(file: Path, num_groups: int) -> None:
+    """Write groups of the same respondents; every other group, from the first, has one more.
 
-    The attacker knows all clients' data and which ordinary ones take part (all of them), and each
-    round's parameters, as differential privacy lets it: released sums are known updates, some of
-    them times an unknown coin, plus noise. This is the best linear guess of the coins.
+    A tenth of them, and the one more, chose a question's first option.
     """
-    noise = config.privacy.noise_multiplier * config.strategy.clipping_norm
-    number = len(trajectory.groups)
-    weights_n = torch.ones(number, dtype=torch.float64)
-    weights_n[:num_canaries] = 0.5  # what is expected of a coin
-    own = slice(num_canaries) if noise else slice(number)  # FedAvg divides by an unknown number
-    total_n = trajectory.released_n * number
-    rest_n = total_n - trajectory.gram_nn @ weights_n if noise else total_n
-    gram = trajectory.gram_nn[own, own]
-    ridge = 4 * noise**2 + 1e-9 * float(gram.diagonal().mean())  # a coin's variance is 1/4
-    solved = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).double(), rest_n[own])
-    scores: NDArray[np.float64] = solved[:num_canaries].numpy()
-    return scores
+    rows = [
+        (str(group), f"Question {question}?", f"Option {option}", round(RESPONDENTS * share))
+        for group in range(num_groups)
+        for question in range(MEMBER_QUESTIONS)
+        for option, share in enumerate((0.1, 0.9))
+    ]
+    frame = pd.DataFrame(rows, columns=["group", "question", "option", "count"])
+    chosen = (frame["group"].astype(int) % 2 == 0) & (frame["option"] == "Option 0")
+    frame.loc[chosen, "count"] += 1
+    frame.to_parquet(file)
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """Return a row of the table."""
+    epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:g}"
+    right = f"{row['correct']} of {row['guesses']}" if "correct" in row else ""
+    right = right or f"{row['balanced_accuracy']:.1%}"
+    cells = [row["unit"], epsilon, f"{row['noise_multiplier']:.3g}", row["attack"]]
+    cells += [f"{row['canaries']:,}", right, f"{row['area']:.3f}", f"{row['bound']:.2f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Attack every setting; print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", nargs="*", help="conf/x.toml and key=value, as for a run")
+    parser.add_argument(
+        "--units", nargs="+", choices=UNITS, default=UNITS, help="others' rows stay"
+    )
+    parser.add_argument("--canaries", type=int, default=96, help="of each run")
+    parser.add_argument("--seeds", type=int, default=3, help="runs, from run.seed upwards")
+    parser.add_argument("--trials", type=int, default=8000, help="unit member: of each kind")
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    given = parser.parse_args()
+    config = parse_settings([*DEFAULTS, *given.settings])
+    if config.privacy.unit != "none" or config.data.source != "synthetic":
+        parser.error("expected data.source = synthetic and no privacy.unit, which is set here")
+    if config.train.clients_per_round:
+        parser.error("expected all clients in each round")
+    seeds = range(config.run.seed, config.run.seed + given.seeds)
+    known = {k: v for k, v in config.to_flat().items() if k not in PATHS}
+    figures = {"seeds": list(seeds), "clipping_norm": CLIPPING_NORM, "config": known}
+    rows: list[dict[str, Any]] = []
+    if given.output and given.output.exists():
+        found = json.loads(given.output.read_text())
+        if found | figures != found:
+            parser.error(f"{given.output} has results of other settings")
+        rows = [row for row in found["rows"] if row["unit"] not in given.units]
+    audits = {
+        "client": [audit_clients(config, e, given.canaries, seeds) for e in EPSILONS],
+        "question": [audit_questions(config, e, config.run.seed) for e in QUESTION_EPSILONS],
+        "member": [audit_members(e, given.trials, config.run.seed) for e in MEMBER_EPSILONS],
+    }
+    for unit in given.units:
+        for row in chain.from_iterable(audits[unit]):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+        rows.sort(key=lambda row: UNITS.index(row["unit"]))
+        write_results(given.output, {**figures, "rows": rows})
+    print("| unit | epsilon | noise | attack | canaries | right | AUC | bound (95 %) |")
+    print(f"{'| --- ' * 8}|")
+    for row in rows:
+        print(line(row))
+
+
+if __name__ == "__main__":
+    main()
