@@ -1,8 +1,9 @@
 """Held-out alignment score when every client is protected, by number of clients and epsilon.
 
 Synthetic surveys of so many training groups, each a client, and 50 groups held out. Cohorts are
-Poisson draws; the clipping norm follows the median; delta is 1 / clients^1.1. Differences are paired by seed to the run without clipping
-and noise. The same command goes on where it was interrupted.
+Poisson draws; the clipping norm follows the median; delta is 1 / clients^1.1. Differences are
+paired by seed to the run without clipping and noise. The same command goes on where it was
+interrupted.
 
     python benchmarks/client_privacy.py --output benchmarks/results/client_privacy.json
 """

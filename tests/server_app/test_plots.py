@@ -50,3 +50,13 @@ def test_hundreds_of_groups_do_not_make_a_figure_of_metres(tmp_path: Path) -> No
     plot_run(finished_run(tmp_path, held_out=True, num_groups=300))
     image = matplotlib.image.imread(tmp_path / "plots" / "run.png", format="png")
     assert image.shape[0] < 4000
+
+
+@pytest.mark.parametrize("disclosed", [{"alignment_score": 0.6}, None])
+def test_without_groups_scores_nothing_is_drawn(tmp_path: Path, disclosed: object) -> None:
+    directory = RunDirectory.create(tmp_path, tiny_config())
+    (tmp_path / "metrics.jsonl").write_text('{"round": 1}\n')
+    roles = {role: {"model": disclosed} for role in ("held_out", "train")}
+    directory.write_json("summary.json", {**roles, "groups": {}})
+    plot_run(directory)
+    assert not (tmp_path / "plots").exists() or not list((tmp_path / "plots").iterdir())
