@@ -4,8 +4,8 @@ Unit client: canaries with random answers to questions of their own train or not
 the attacks of `canaries.py` guess which did, by its loss under the final predictor, by the product
 of its first update with the change over the run, and by all its updates with what all rounds
 released. Unit question: the same of a group's episodes, by its update. Unit member: from noisy
-histograms, is one more respondent in them? A bound above the
-promised epsilon would be a mistake; a bound below proves no more than that this attack fails.
+histograms, is one more respondent in them? A bound above the promised epsilon would be a mistake; a
+bound below proves no more than that this attack fails.
 
     python benchmarks/attack.py --output benchmarks/results/attack.json
 """
@@ -64,13 +64,13 @@ DEFAULTS = (
 CLIPPING_NORM = 0.5
 EPSILONS = (None, 16.0, 8.0, 2.0)  # None: without noise and clipping
 MEMBER_EPSILONS = (None, 8.0, 2.0)
-QUESTION_EPSILONS = (None, 16.0, 8.0, 2.0)
+QUESTION_NOISES = (0.0, 0.65, 1.0, 3.0)
 UNITS = ("client", "question", "member")
 ATTACKS = ("loss", "update", "rounds")
 RESPONDENTS = 400
 MEMBER_QUESTIONS = 4
 TRIALS_PER_SURVEY = 2000
-QUESTION_CANARIES, QUESTION_RUNS = 32, 20
+QUESTION_CANARIES, QUESTION_RUNS = 32, 12
 PATHS = ("data.path", "encoder.name", "encoder.cache-directory", "run.directory")
 Row = dict[str, Any]
 
@@ -127,19 +127,18 @@ def audit_clients(
         }
 
 
-def audit_questions(config: RunConfig, epsilon: float | None, seed: int) -> Iterator[Row]:
-    """Attack a group's rounds with several seeds; yield a row. Guesses are as in `audit_clients`.
+def audit_questions(config: RunConfig, multiplier: float, seed: int) -> Iterator[Row]:
+    """Attack one round of a group with several seeds; yield a row. Guesses: see `audit_clients`.
 
-    Settings of the optimizer are the project's own; each round is a release of its own.
+    Epsilon is computed for a noise multiplier, and not the other way round: PRV takes long.
     """
-    privacy, steps, multiplier = config.privacy, config.train.local_steps, 0.0
-    rate, delta = privacy.sample_rate, privacy.delta
-    if epsilon is not None:
-        multiplier = calibrate(
-            lambda z: question_epsilon(z, rate, steps, delta, privacy.accountant), epsilon
-        )
+    privacy, steps, epsilon = config.privacy, config.train.local_steps, None
+    delta = privacy.delta
     flat = config.to_flat() | {"privacy.unit": "question", "privacy.noise-multiplier": multiplier}
-    if epsilon is None:
+    if multiplier:
+        accounted = (multiplier, privacy.sample_rate, steps, delta, privacy.accountant)
+        epsilon = question_epsilon(*accounted)
+    else:
         flat["privacy.gradient-clipping-norm"] = 1e6
     num_guesses, correct, areas = QUESTION_CANARIES // 2, 0, []
     for of_run in range(seed, seed + QUESTION_RUNS):
@@ -224,7 +223,7 @@ def write_histograms(file: Path, num_groups: int) -> None:
 
 def line(row: Mapping[str, Any]) -> str:
     """Return a row of the table."""
-    epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:g}"
+    epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:.3g}"
     right = f"{row['correct']} of {row['guesses']}" if "correct" in row else ""
     right = right or f"{row['balanced_accuracy']:.1%}"
     cells = [row["unit"], epsilon, f"{row['noise_multiplier']:.3g}", row["attack"]]
@@ -260,7 +259,7 @@ def main() -> None:
         rows = [row for row in found["rows"] if row["unit"] not in given.units]
     audits = {
         "client": [audit_clients(config, e, given.canaries, seeds) for e in EPSILONS],
-        "question": [audit_questions(config, e, config.run.seed) for e in QUESTION_EPSILONS],
+        "question": [audit_questions(config, z, config.run.seed) for z in QUESTION_NOISES],
         "member": [audit_members(e, given.trials, config.run.seed) for e in MEMBER_EPSILONS],
     }
     for unit in given.units:
