@@ -14,8 +14,8 @@ def value(out: str, pattern: str) -> float:
     return float(found[1])
 
 
-def test_noise_for_an_epsilon_keeps_to_it(command: Command) -> None:
-    outcome = command("privacy", "--epsilon", "2", *SMALL)
+def test_noise_for_an_epsilon_keeps_to_it(pluralllm: Command) -> None:
+    outcome = pluralllm("privacy", "--epsilon", "2", *SMALL)
     assert outcome.status == 0
     multiplier = value(outcome.out, r"privacy.noise-multiplier = (\S+)")
     assert value(outcome.out, r"epsilon = (\S+) at delta = 1e-05 for one client") <= 2
@@ -23,8 +23,8 @@ def test_noise_for_an_epsilon_keeps_to_it(command: Command) -> None:
     assert 1.98 < plan.epsilon(20, 1e-5, "rdp") <= 2
 
 
-def test_the_epsilon_of_noise_is_that_of_the_run(command: Command) -> None:
-    outcome = command(
+def test_the_epsilon_of_noise_is_that_of_the_run(pluralllm: Command) -> None:
+    outcome = pluralllm(
         "privacy", "--noise-multiplier", "1.5", *SMALL, "--sampling", "without-replacement"
     )
     expected = ClientReleases(100, 10, "without-replacement", 1.5).epsilon(20, 1e-5)
@@ -34,11 +34,11 @@ def test_the_epsilon_of_noise_is_that_of_the_run(command: Command) -> None:
     assert "0.15 x" in outcome.out
 
 
-def test_bands_are_planned_with_clients_in_turn(command: Command) -> None:
+def test_bands_are_planned_with_clients_in_turn(pluralllm: Command) -> None:
     arguments = ("privacy", "--noise-multiplier", "2", *SMALL, "--bands", "4")
-    outcome = command(*arguments, "--sampling", "cyclic")
+    outcome = pluralllm(*arguments, "--sampling", "cyclic")
     assert "noise correlated over 4 rounds" in outcome.out
-    assert command(*arguments).status == 1
+    assert pluralllm(*arguments).status == 2
 
 
 @pytest.mark.parametrize(
@@ -55,17 +55,17 @@ def test_bands_are_planned_with_clients_in_turn(command: Command) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    command: Command, arguments: tuple[str, ...], message: str
+    pluralllm: Command, arguments: tuple[str, ...], message: str
 ) -> None:
-    outcome = command("privacy", *arguments)
-    assert outcome.status == 1
+    outcome = pluralllm("privacy", *arguments)
+    assert outcome.status == 2
     assert message in outcome.err + outcome.out
 
 
-def test_members_and_questions_are_planned_too(command: Command) -> None:
-    member = command("privacy", "--epsilon", "1", "--unit", "member", "--accountant", "rdp")
+def test_members_and_questions_are_planned_too(pluralllm: Command) -> None:
+    member = pluralllm("privacy", "--epsilon", "1", "--unit", "member", "--accountant", "rdp")
     assert "for one member" in member.out
-    question = command(
+    question = pluralllm(
         "privacy",
         "--noise-multiplier",
         "1",
