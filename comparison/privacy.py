@@ -19,8 +19,8 @@ NOISY_METHODS = (
 )
 ONE_CELL = (
     "An epsilon is that of one cell alone, and does not cover the exact scores of groups that "
-    "everything here is computed from. Whoever sees the predictors of several cells learns more: epsilons and deltas "
-    "add up."
+    "everything here is computed from. Whoever sees the predictors of several cells learns more: "
+    "epsilons and deltas add up."
 )
 ONE_SEED = "Every seed draws its own noise: over several seeds epsilons and deltas add up."
 

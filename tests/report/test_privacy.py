@@ -38,9 +38,7 @@ def private(run: RunFiles, epsilons: list[float | None], **settings: Any) -> Run
         for entry, epsilon in zip(run.rounds, epsilons, strict=True)
     ]
     summary = {**run.summary, "privacy": rounds[-1]["privacy"]}
-    return replace(
-        run, settings={**run.settings, **CLIENT, **keys}, rounds=rounds, summary=summary
-    )
+    return replace(run, settings={**run.settings, **CLIENT, **keys}, rounds=rounds, summary=summary)
 
 
 def blocks(report: Report, kind: type) -> list[Any]:

@@ -50,3 +50,17 @@ def test_hundreds_of_groups_do_not_make_a_figure_of_metres(tmp_path: Path) -> No
     plot_run(finished_run(tmp_path, held_out=True, num_groups=300))
     image = matplotlib.image.imread(tmp_path / "plots" / "run.png", format="png")
     assert image.shape[0] < 4000
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_without_scores_of_groups_noisy_means_are_drawn_or_nothing(
+    tmp_path: Path, noisy: bool
+) -> None:
+    directory = RunDirectory.create(tmp_path, tiny_config())
+    mean = {"train": {"alignment_score": 0.7}} if noisy else {}
+    lines = [{"round": number, **mean} for number in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    models = {role: {"model": mean.get(role)} for role in ("held_out", "train")}
+    directory.write_json("summary.json", {**models, "groups": {}})
+    plot_run(directory)
+    assert (tmp_path / "plots" / "run.png").exists() is noisy
