@@ -52,11 +52,15 @@ def test_hundreds_of_groups_do_not_make_a_figure_of_metres(tmp_path: Path) -> No
     assert image.shape[0] < 4000
 
 
-@pytest.mark.parametrize("disclosed", [{"alignment_score": 0.6}, None])
-def test_without_groups_scores_nothing_is_drawn(tmp_path: Path, disclosed: object) -> None:
+@pytest.mark.parametrize("noisy", [True, False])
+def test_without_scores_of_groups_noisy_means_are_drawn_or_nothing(
+    tmp_path: Path, noisy: bool
+) -> None:
     directory = RunDirectory.create(tmp_path, tiny_config())
-    (tmp_path / "metrics.jsonl").write_text('{"round": 1}\n')
-    roles = {role: {"model": disclosed} for role in ("held_out", "train")}
-    directory.write_json("summary.json", {**roles, "groups": {}})
+    mean = {"train": {"alignment_score": 0.7}} if noisy else {}
+    lines = [{"round": number, **mean} for number in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    models = {role: {"model": mean.get(role)} for role in ("held_out", "train")}
+    directory.write_json("summary.json", {**models, "groups": {}})
     plot_run(directory)
-    assert not (tmp_path / "plots").exists() or not list((tmp_path / "plots").iterdir())
+    assert (tmp_path / "plots" / "run.png").exists() is noisy
