@@ -157,7 +157,7 @@ def describe_method(method: str, settings: Mapping[str, Any]) -> dict[str, str]:
     own = {**settings, **dict(parse_override(word) for word in strategy[1:])}
     if name == plan.FEDERATED and own.get("predictor.population-weight"):
         reads = f"{reads} {_DISCLOSED}"
-    if noise := whose_noise(kind, str(own.get("privacy.unit", "none"))):
+    if name != plan.UNIFORM and (noise := whose_noise(kind, str(own.get("privacy.unit", "none")))):
         reads = f"{reads} {noise}"
     return {"name": method, "label": label, "kind": kind, "reads": reads}
 

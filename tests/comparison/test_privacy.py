@@ -96,6 +96,7 @@ def test_every_method_says_whether_it_is_private() -> None:
     assert "Not private" in reads("centralized-rounds", "client")
     assert "All answers carry noise." in reads("centralized-rounds", "member")
     assert "rivate" not in reads(FEDERATED, "none")
+    assert reads("uniform", "client") == reads("uniform", "none") == "Nobody's answers are read."
 
 
 def test_table_and_report_show_the_epsilon_and_who_is_not_private(tmp_path: Path) -> None:
