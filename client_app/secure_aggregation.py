@@ -38,7 +38,8 @@ from task import records
 from task.aggregation import clip_update
 from task.config import RunConfig
 from task.errors import ConfigError, RoundError
-from task.noise import noise_source
+from task.ledger import digest_of
+from task.noise import Noise, hardened_normal, noise_source
 from task.parameters import Layout
 from task.secure_aggregation import (
     MIN_CLIENTS,
@@ -154,7 +155,19 @@ def _vector(
         )
     survivors = _least_survivors(config, settings, protocol)
     if std := noise_std(config, clipping_norm, survivors):
-        update_P = _with_noise(config, update_P, layout, std, group, server_round)
+        # With the same noise, another run's sum would tell how the two differ.
+        told = repr(
+            (digest_of(start_P), config.data, config.train, config.strategy, config.privacy)
+        )
+        source = noise_source(
+            config.privacy.secure_noise,
+            config.run.seed,
+            "secure aggregation",
+            server_round,
+            group,
+            told,
+        )
+        update_P = _with_noise(update_P, layout, std, source)
     weight, most = 1.0, cast(int, settings[records.MAX_EXAMPLES])
     if most:
         metrics = trained.content.metric_records[records.METRICS]
@@ -170,12 +183,7 @@ def _vector(
 
 
 def _with_noise(
-    config: RunConfig,
-    update_P: NDArray[np.float64],
-    layout: Layout,
-    std: float,
-    group: str,
-    server_round: int,
+    update_P: NDArray[np.float64], layout: Layout, std: float, source: Noise
 ) -> NDArray[np.float64]:
     """Add this client's share of the noise: a standard deviation of z C / sqrt(t) on each entry.
 
@@ -188,10 +196,7 @@ def _with_noise(
     treatment: Kairouz et al., "The Distributed Discrete Gaussian Mechanism for Federated Learning
     with Secure Aggregation", arXiv 2102.06387).
     """
-    source = noise_source(
-        config.privacy.secure_noise, config.run.seed, "secure aggregation", server_round, group
-    )
-    noise_P = torch.from_numpy(source.standard_normal(layout.size) * std)
+    noise_P = torch.from_numpy(hardened_normal(source, layout.size) * std)
     shares_P = torch.zeros_like(noise_P)  # between parameters, entries stay 0
     for share, noise in zip(
         layout.views(shares_P).values(), layout.views(noise_P).values(), strict=True

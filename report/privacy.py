@@ -107,7 +107,7 @@ def _every_round(settings: Mapping[str, Scalar]) -> str:
         what = ["masked parameters, of which the server learns the sum"]
     elif local:
         what = ["parameters trained with noise (DP-SGD)"]
-    if not local or disclosure == "full":
+    if (not local or disclosure == "full") and not settings.get("privacy.secure-aggregation"):
         what.append("the training loss")
     if disclosure != "off":
         what.append("a score with noise" if local and disclosure == "noisy" else "sums of scores")

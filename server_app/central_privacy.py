@@ -20,7 +20,7 @@ from task.correlated_noise import CorrelatedNoise
 from task.errors import BudgetError
 from task.ledger import SCORES, UPDATE, Ledger, Release
 from task.metrics import SCORE_RANGE
-from task.noise import hardened_normal, noise_source
+from task.noise import Noise, hardened_normal, noise_source
 from task.settings import require
 
 _MIDDLE = (SCORE_RANGE[0] + SCORE_RANGE[1]) / 2
@@ -47,6 +47,7 @@ class CentralPrivacy:
         self.clipping_norm = config.strategy.clipping_norm
         self._config = config.privacy
         self._seed = config.run.seed
+        self._settings = repr((config.data, config.train, config.strategy, config.privacy))
         self._ledger = ledger
         self._last_round = 0
         self._correlated = CorrelatedNoise(config.privacy.num_bands)
@@ -59,6 +60,23 @@ class CentralPrivacy:
             self._config.delta,
             self._config.accountant,
             self._ledger.count(SCORES) + scores,
+        )
+
+    def _noise(self, release: Release, *parts: str) -> Noise:
+        """Return the noise of a release.
+
+        Seeded, it derives from all that the release depends on: with the same noise, another run's
+        release would tell how the two differ.
+        """
+        return noise_source(
+            self._config.secure_noise,
+            self._seed,
+            release.what,
+            release.server_round,
+            release.attempt,
+            release.digest,
+            self._settings,
+            *parts,
         )
 
     def charge(self, what: str, server_round: int, digest: str) -> Release:
@@ -116,9 +134,7 @@ class CentralPrivacy:
             sent: the parameters that clients were sent.
             num_within: how many of the updates were within the clipping norm.
         """
-        source = noise_source(
-            self._config.secure_noise, self._seed, UPDATE, release.server_round, release.attempt
-        )
+        source = self._noise(release)
         independent_P = hardened_normal(source, sent.layout.size)
         noise_P = torch.from_numpy(self._correlated.next(independent_P))
         scale = self._update_multiplier() * self.clipping_norm
@@ -142,14 +158,7 @@ class CentralPrivacy:
             scores: of those who answered.
             num_clients: how many there are.
         """
-        source = noise_source(
-            self._config.secure_noise,
-            self._seed,
-            SCORES,
-            role,
-            release.server_round,
-            release.attempt,
-        )
+        source = self._noise(release, role)
         low, high = SCORE_RANGE
         scale = self._config.metrics_noise_multiplier * (high - low)
         noise = scale * float(hardened_normal(source, 1)[0])

@@ -20,7 +20,7 @@ from server_app.privacy import RunPrivacy, require_private_strategy
 from server_app.replies import required_metrics
 from server_app.run_directory import RunDirectory
 from server_app.sampling import CohortSampler
-from server_app.secure_population import SecurePopulationGrid, secure_aggregation
+from server_app.secure_population import SecurePopulationGrid, make_secure_aggregation
 from server_app.sinks import check_sinks, closing_sinks
 from server_app.strategies import make_strategy
 from server_app.strategies.averaging import reduction_of
@@ -93,7 +93,7 @@ def _train(
     train_ids = [client.id for client in population.clients if client.role == "train"]
     make_grid: Callable[..., PopulationGrid] = PopulationGrid
     if config.privacy.secure_aggregation:
-        secure = secure_aggregation(config, population, reduction_of(strategy))
+        secure = make_secure_aggregation(config, population, reduction_of(strategy))
         make_grid = partial(SecurePopulationGrid, secure=secure)
     clients = make_grid(
         grid,

@@ -205,6 +205,10 @@ class PopulationGrid(Grid):
     def _average(self, batch: Sequence[Message]) -> Average | None:
         """Return what averages the replies to messages to train, if the strategy wants that."""
         if self._reduction is None:
+            if self._privacy:
+                raise ValueError(
+                    "With privacy.unit = 'client' a strategy must want the mean alone."
+                )
             return None
         self._inbox.start(self.clipping_norm)
         sent = self._inbox.sent_to(batch[0])

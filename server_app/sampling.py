@@ -42,8 +42,8 @@ class CohortSampler:
             return self._train_ids
         if self._sampling == "cyclic":
             order = generator(self._seed, "order of clients").permutation(self._train_ids)
-            first = (server_round - 1) % -(-number // self._size) * self._size
-            return [int(each) for each in order[first : first + self._size]]
+            cohorts = np.array_split(order, -(-number // self._size))
+            return [int(each) for each in cohorts[(server_round - 1) % len(cohorts)]]
         if self._sampling == "poisson":
             source = (
                 SecureNoise() if self._secure else generator(self._seed, "cohort", server_round)

@@ -122,7 +122,7 @@ class SecurePopulationGrid(PopulationGrid):
         return received
 
 
-def secure_aggregation(
+def make_secure_aggregation(
     config: RunConfig, population: Population, reduction: Reduction | None
 ) -> SecureAggregation:
     """Return what runs the protocol between a run's clients."""

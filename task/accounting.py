@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from dp_accounting import (
@@ -111,10 +112,9 @@ class ClientReleases:
             metrics_noise_multiplier=config.privacy.metrics_noise_multiplier,
         )
         # A server that only sees sums is not trusted; but it draws the cohorts.
+        secure = config.privacy.secure_aggregation
         require(
-            not config.privacy.secure_aggregation
-            or releases.takes_all
-            or releases.sampling == "cyclic",
+            not secure or releases.takes_all or releases.sampling == "cyclic",
             "train.sampling",
             releases.sampling,
             "'cyclic', or train.clients-per-round = 0, with privacy.secure-aggregation and "
@@ -172,8 +172,7 @@ class ClientReleases:
         """Return what so many rounds and noisy evaluations cost."""
         if num_rounds and not self.noise_multiplier:
             return math.inf
-        composed = self._accountant(accountant).compose(self.event(num_rounds, num_evaluations))
-        return float(composed.get_epsilon(delta))
+        return _epsilon(self, num_rounds, delta, accountant, num_evaluations)
 
     def accountant_name(self, wanted: str) -> str:
         """Return which accountant composes: PLDs of sampling without replacement are not known."""
@@ -213,9 +212,15 @@ class ClientReleases:
         )
         return SelfComposedDpEvent(sampled, number)
 
-    def _accountant(self, wanted: str) -> PrivacyAccountant:
-        relation = _REPLACE if self.replaces else _ZERO_OUT
-        return new_accountant(self.accountant_name(wanted), relation)
+
+@lru_cache(maxsize=4096)  # a second each, and asked for again and again
+def _epsilon(
+    releases: ClientReleases, num_rounds: int, delta: float, accountant: str, num_evaluations: int
+) -> float:
+    relation = _REPLACE if releases.replaces else _ZERO_OUT
+    composed = new_accountant(releases.accountant_name(accountant), relation)
+    composed.compose(releases.event(num_rounds, num_evaluations))
+    return float(composed.get_epsilon(delta))
 
 
 def new_accountant(name: str, relation: NeighboringRelation) -> PrivacyAccountant:

@@ -76,6 +76,11 @@ class Ledger:
                 stream.write(json.dumps(asdict(release)) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
+            folder = os.open(self._file.parent, os.O_RDONLY)  # the file may be new
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         self.releases.append(release)
         return release
 

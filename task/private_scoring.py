@@ -50,7 +50,8 @@ def noisy_score(
         steps=1,
     )
     attempt = ledger.charge(data.group, release)
-    noise = noise_source(privacy.secure_noise, seed, "score", server_round, data.group, attempt)
+    parts = ("score", server_round, data.group, attempt, release.request)
+    noise = noise_source(privacy.secure_noise, seed, *parts)
     score = evaluate_group(predictor, data, config.evaluation, seed, _NO_KEYS).all.value
     # Parameters that overflow must not let a score out of the range that the noise is made for.
     low, high = SCORE_RANGE

@@ -113,7 +113,8 @@ def train_privately(
     attempt = ledger.charge(data.group, release)
     if config.train.objective == "categorical":
         module.log_std.requires_grad_(False)
-    purpose = ("question", server_round, data.group, attempt)
+    # With the same noise, a release of another request would tell how the two differ.
+    purpose = ("question", server_round, data.group, attempt, release.request)
     draws = noise_source(privacy.secure_noise, seed, *purpose, "draws")
     noise_seed = derive_seed(seed, "privacy noise", *purpose, "gradients")
     optimizer = _optimizer(module, privacy, privacy.sample_rate * len(splits), noise_seed)

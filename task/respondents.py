@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from task.errors import ConfigError
-from task.noise import Noise, SecureNoise, noise_source
+from task.noise import Noise, SecureNoise
 from task.noise_key import noise_key
 from task.privacy_config import PrivacyConfig
 from task.respondent_accounting import noise_scale, require_accountable
@@ -97,13 +97,12 @@ def noisy_answers(
     # Not the file's order, neither of questions (some share a key) nor of options.
     histograms = [counts_N[own][np.argsort(r)] for own, r in zip(slices, ranks, strict=True)]
     order = sorted(range(len(keys)), key=lambda q: (keys[q], histograms[q].tolist()))
-    if privacy.secure_noise:
-        released = sha256(json.dumps([group, privacy.histogram_noise, scale]).encode())
-        for q in order:
-            released.update(keys[q].to_bytes(8, "big", signed=True) + histograms[q].tobytes())
-        source = _secure(noise_key(folder), released.digest())
-    else:
-        source = _seeded(seed, group)
+    released = sha256(json.dumps([group, privacy.histogram_noise, scale]).encode())
+    for q in order:
+        released.update(keys[q].to_bytes(8, "big", signed=True) + histograms[q].tobytes())
+    # The key of seeded noise is as public as the seed.
+    key = noise_key(folder) if privacy.secure_noise else f"seed {seed}".encode()
+    source = _keyed(key, released.digest())
     shares_N = np.empty_like(answers.shares)
     drawn: Counter[int] = Counter()
     for q in order:
@@ -140,7 +139,7 @@ def draw_noise(kind: str, scale: float, size: int, noise: Noise) -> Floats:
         noise: where from.
     """
     if kind == "gaussian":
-        return scale * noise.standard_normal(size)
+        return scale * hardened_normal(noise, size)
     # P(floor(-ln(u) scale) >= k) = P(u <= exp(-k / scale)) for u uniform in (0, 1]: geometric, and
     # the difference of two such is discrete Laplace. Exact but for u's steps of 2^-53.
     geometric = np.floor(-np.log1p(-noise.random(2 * size)) * scale)
@@ -184,14 +183,10 @@ class _NoisyAnswers(Mapping[str, Answers]):
         return group in self._survey.answers
 
 
-def _seeded(seed: int, group: str) -> Callable[[int, int], Noise]:
-    return lambda key, number: noise_source(False, seed, "answer histogram", group, key, number)
-
-
-def _secure(machine_key: bytes, released: bytes) -> Callable[[int, int], Noise]:
+def _keyed(secret: bytes, released: bytes) -> Callable[[int, int], Noise]:
     def source(key: int, number: int) -> Noise:
         question = key.to_bytes(8, "big", signed=True) + number.to_bytes(8, "big")
-        return SecureNoise(hmac.digest(machine_key, released + question, "sha256"))
+        return SecureNoise(hmac.digest(secret, released + question, "sha256"))
 
     return source
 
