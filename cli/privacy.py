@@ -87,6 +87,7 @@ def privacy(
     print(f"epsilon = {cost(found):.5g} at delta = {delta:g} for one {unit}")
     if unit is Unit.CLIENT:
         plan = releases(found)
+        print(f"train.sampling = {sampling}, train.clients-per-round = {cohort}")
         print(f"relation: {plan.relation}")
         print(f"sampling: {plan.describe_sampling()}; {rounds} rounds")
         print(f"accountant: dp-accounting, {plan.accountant_name(str(accountant))}")

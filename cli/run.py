@@ -20,6 +20,7 @@ from server_app.cohort import simulate
 from server_app.run_directory import recorded_failure, require_unused
 from server_app.sinks import check_sinks
 from server_app.strategies import require_strategy
+from task.accounting import ClientReleases
 from task.config import RunConfig
 from task.errors import ConfigError, UserError
 from task.features import load_features, load_roles
@@ -78,6 +79,8 @@ def _check(config: RunConfig) -> int:
     require_unused(Path(config.run.directory))
     load_survey(config)
     roles = load_roles(config.data, config.evaluation, config.run.seed)
+    if config.privacy.unit == "client":
+        ClientReleases.of(config, list(roles.values()).count("train"))
     load_features(config.data, config.encoder, config.run.seed)
     return len(roles)
 

@@ -156,9 +156,7 @@ def _vector(
     survivors = _least_survivors(config, settings, protocol)
     if std := noise_std(config, clipping_norm, survivors):
         # With the same noise, another run's sum would tell how the two differ.
-        told = repr(
-            (digest_of(start_P), config.data, config.train, config.strategy, config.privacy)
-        )
+        told = digest_of(start_P, config.release_settings())
         source = noise_source(
             config.privacy.secure_noise,
             config.run.seed,

@@ -165,7 +165,7 @@ def _groups(run: RunFiles) -> Sequence[Block]:
 
 def _communication(run: RunFiles) -> Sequence[Block]:
     blocks: list[Block] = []
-    if run.rounds:
+    if any("megabytes_down" in entry for entry in run.rounds):
         down = sum(entry.get("megabytes_down") or 0 for entry in run.rounds)
         up = sum(entry.get("megabytes_up") or 0 for entry in run.rounds)
         seconds = sum(entry.get("seconds") or 0 for entry in run.rounds)

@@ -47,7 +47,7 @@ class CentralPrivacy:
         self.clipping_norm = config.strategy.clipping_norm
         self._config = config.privacy
         self._seed = config.run.seed
-        self._settings = repr((config.data, config.train, config.strategy, config.privacy))
+        self._settings = config.release_settings()
         self._ledger = ledger
         self._last_round = 0
         self._correlated = CorrelatedNoise(config.privacy.num_bands)

@@ -89,16 +89,18 @@ class RoundMonitor:
         self._predictor.set_parameters(arrays.to_torch_state_dict())
         self._observed = server_round, arrays
         train = self._population.last_train
-        metrics: dict[str, Any] = {"train_seconds": train.seconds}
-        self._privacy.report(reported_epsilons(train.replies.values()))
+        metrics: dict[str, Any] = {}
+        self._privacy.observe(server_round, reported_epsilons(train.replies.values()))
         if self._disclosure == "full":
-            metrics |= {
-                "loss": _mean_loss(train.replies.values()),
-                "clients": len(train.replies),
-                "failures": dict(train.failures),
-                "megabytes_down": train.bytes_down / 1e6,
-                "megabytes_up": train.bytes_up / 1e6,
-            }
+            metrics["loss"] = _mean_loss(train.replies.values())
+            if not self._privacy.hides_cohorts:  # all of these tell how many took part, or who
+                metrics |= {
+                    "clients": len(train.replies),
+                    "failures": dict(train.failures),
+                    "megabytes_down": train.bytes_down / 1e6,
+                    "megabytes_up": train.bytes_up / 1e6,
+                    "train_seconds": train.seconds,
+                }
             if isinstance(self._strategy, WeighsGroups):
                 metrics["group_weights"] = dict(self._strategy.group_weights)
         every, last = self._config.evaluation.every, self._config.train.num_rounds
@@ -115,9 +117,7 @@ class RoundMonitor:
         if self._observed is None:
             return
         server_round, arrays = self._observed
-        metrics: dict[str, Any] = {"train_seconds": 0.0, "stopped": reason}
-        if self._disclosure == "full":
-            metrics |= {"megabytes_down": 0.0, "megabytes_up": 0.0}
+        metrics: dict[str, Any] = {"stopped": reason}
         if self._evaluated_round != server_round:
             try:
                 self._evaluate(server_round, arrays, metrics)
@@ -163,12 +163,14 @@ class RoundMonitor:
         """Send a round's metrics to the sinks, print them, and return the mean scores."""
         if promise := self._promise():
             metrics["privacy"] = promise
-        metrics["seconds"] = time.monotonic() - self._started
-        self._started = time.monotonic()
+        seconds, self._started = time.monotonic() - self._started, time.monotonic()
+        if self._disclosure == "full" and not self._privacy.hides_cohorts:
+            metrics["seconds"] = seconds
         for sink in self._sinks:
             sink.log(metrics, server_round)
         # The operator is told who failed, whatever is disclosed to others.
-        shown = {"failures": dict(self._population.last_train.failures), **metrics}
+        failures = dict(self._population.last_train.failures)
+        shown = {"failures": failures, "seconds": seconds, **metrics}
         self._table.print_row(server_round, shown)
         return {
             key: metrics[key]["alignment_score"] for key in ROLE_KEYS.values() if metrics.get(key)
@@ -243,9 +245,10 @@ class RoundMonitor:
     ) -> None:
         """Add noisy means over the clients of each role to the round's metrics, no more."""
         central = self._privacy.central
+        self._privacy.require_scores()
         release = charge_scores(central, server_round, arrays)
         replies = self._ask(arrays, {"held-out": ConfigRecord(), "train": ConfigRecord()}).replies
-        self._privacy.report(reported_epsilons(replies.values()))
+        self._privacy.observe(server_round, reported_epsilons(replies.values()))
         clients = self._population.clients.values()
         self._noisy = dict(noisy_means(central, release, clients, replies))
         self._evaluated_round = server_round

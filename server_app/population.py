@@ -109,11 +109,7 @@ class PopulationGrid(Grid):
         return self._shown(coming)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages to clients; return one message id each, empty if not accepted.
-
-        Raises:
-            ValueError: with central privacy, which gives strategies nothing of a single client.
-        """
+        """Send messages to clients; return one message id each, empty if not accepted."""
         if self._privacy:
             raise ValueError(
                 "With privacy.unit = 'client' a strategy gets the noisy mean alone: expected "
@@ -206,9 +202,7 @@ class PopulationGrid(Grid):
         """Return what averages the replies to messages to train, if the strategy wants that."""
         if self._reduction is None:
             if self._privacy:
-                raise ValueError(
-                    "With privacy.unit = 'client' a strategy must want the mean alone."
-                )
+                raise ValueError("privacy.unit = 'client': expected a strategy of the mean alone.")
             return None
         self._inbox.start(self.clipping_norm)
         sent = self._inbox.sent_to(batch[0])

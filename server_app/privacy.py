@@ -1,6 +1,5 @@
 """What a run's privacy settings promise: the guarantee so far, and what it does not cover."""
 
-import math
 from collections.abc import Iterable
 
 from flwr.serverapp.strategy import Strategy
@@ -37,40 +36,60 @@ class RunPrivacy:
         self.central: CentralPrivacy | None = None
         self._config = config
         self._population = population
-        # Without noise an epsilon is infinite, which clients do not send.
-        self._reported = 0.0 if config.privacy.noise_multiplier else math.inf
+        self._reported = 0.0
+        self._asked = (0, 0)  # rounds and evaluations so far
         if config.privacy.unit == "client":
             ledger = Ledger(directory.path / LEDGER, repeats=not config.privacy.secure_noise)
             num_clients = sum(client.role == "train" for client in population.clients)
             self.central = CentralPrivacy(config, num_clients, ledger)
         self._require_member_budget()
 
-    def report(self, epsilons: Iterable[float]) -> None:
-        """Take in what unit question has cost clients so far, by their own ledgers."""
+    @property
+    def hides_cohorts(self) -> bool:
+        """Whether the accounting counts on it that nobody learns who took part in a round."""
+        return self.central is not None and self.central.releases.amplifies
+
+    def observe(self, num_rounds: int, epsilons: Iterable[float]) -> None:
+        """Take in how many rounds were made, and what clients say that unit question has cost."""
+        self._asked = (max(num_rounds, self._asked[0]), self._asked[1])
         self._reported = max([self._reported, *epsilons])
+
+    def require_scores(self) -> None:
+        """Count an evaluation in which clients of unit question add noise to their scores.
+
+        Raises:
+            BudgetError: clients would refuse it.
+        """
+        rounds, scores = self._asked
+        self._require_affordable(rounds, scores + 1, f"scores after round {rounds}")
+        self._asked = (rounds, scores + 1)
 
     def require_next(self, server_round: int) -> None:
         """Raise a `BudgetError` if unit question cannot afford the round after this one.
 
-        Every client refuses by its own ledger; this ends the run before they have to. It counts a
-        client that has taken part in all rounds.
+        Every client refuses by its own ledger; this ends the run before they have to.
         """
-        privacy, train = self._config.privacy, self._config.train
+        coming = server_round + 1
+        self._require_affordable(coming, self._asked[1], f"update of round {coming}")
+
+    def _require_affordable(self, rounds: int, scores: int, what: str) -> None:
+        privacy = self._config.privacy
         if privacy.unit != "question" or not privacy.max_epsilon:
             return
-        steps = (server_round + 1) * train.local_steps
-        history: tuple[tuple[float, float, int], ...] = (
-            (privacy.noise_multiplier, privacy.sample_rate, steps),
-        )
-        if privacy.metrics == "noisy":
-            scores = 1 + server_round // self._config.evaluation.every
-            history += ((privacy.metrics_noise_multiplier, 1.0, scores),)
-        epsilon = history_epsilon(tuple(sorted(history)), privacy.delta, privacy.accountant)
+        epsilon = self._question_epsilon(rounds, scores)
         if epsilon > privacy.max_epsilon:
             raise BudgetError(
-                f"Stopped before the update of round {server_round + 1}: epsilon would be "
-                f"{epsilon:.4g}, above privacy.max-epsilon = {privacy.max_epsilon:g}."
+                f"Stopped before the {what}: epsilon would be {epsilon:.4g}, above "
+                f"privacy.max-epsilon = {privacy.max_epsilon:g}."
             )
+
+    def _question_epsilon(self, rounds: int, scores: int) -> float:
+        """Return what so much costs a client that takes part in all of it."""
+        privacy, steps = self._config.privacy, rounds * self._config.train.local_steps
+        history = [(privacy.noise_multiplier, privacy.sample_rate, steps)]
+        if privacy.metrics == "noisy":
+            history.append((privacy.metrics_noise_multiplier, 1.0, scores))
+        return history_epsilon(tuple(sorted(history)), privacy.delta, privacy.accountant)
 
     def guarantee(self) -> Guarantee | None:
         """Return the guarantee for all that was released so far; None: there is none."""
@@ -90,10 +109,10 @@ class RunPrivacy:
         if unit == "question":
             return Guarantee(
                 unit,
-                self._reported,
+                max(self._reported, self._question_epsilon(*self._asked)),
                 delta,
                 "a group's training lacks the episode that holds the question (add-or-remove; "
-                "another answer instead: at most twice the epsilon)",
+                "for another answer instead: at most 2 epsilon at (1 + exp(epsilon)) delta)",
                 f"Poisson, each episode of {privacy.questions_per_episode} questions with "
                 f"probability {privacy.sample_rate:g} a step",
                 f"Opacus, {'RDP' if privacy.accountant == 'rdp' else 'PRV'}, in the client",
@@ -102,12 +121,15 @@ class RunPrivacy:
         if unit == "member":
             numbers = [len(keys) for keys in self._population.question_keys.values()]
             most = privacy.questions_per_respondent
+            answers = f"at most {most}" if most else "all"
+            relation = f"a group has one respondent less, with {answers} answers (add-or-remove)"
+            if privacy.respondents:
+                relation = f"one respondent gives other answers, {answers} of them (replace-one)"
             return Guarantee(
                 unit,
                 member_epsilon(privacy, numbers),
                 delta,
-                "a group has one respondent less, with "
-                f"{f'at most {most}' if most else 'all'} answers (add-or-remove)",
+                relation,
                 "none",
                 f"dp-accounting, {privacy.accountant}",
                 self._excludes(),
@@ -150,8 +172,12 @@ class RunPrivacy:
             "which questions a group was asked, and sums of the features of their texts",
         ]
         if privacy.unit == "client":
-            if not privacy.secure_aggregation:
-                excludes.append("the server, which sees every update")
+            excludes.append(
+                "clients and server that collude, rounds with fewer honest clients than "
+                "train.min-valid-fraction asks for, and servers that search for masks"
+                if privacy.secure_aggregation
+                else "the server, which sees every update"
+            )
             excludes.append("groups that are held out of training")
         if privacy.unit == "question":
             excludes.append("answers given as context to a prediction")
@@ -164,8 +190,8 @@ class RunPrivacy:
             )
         if not privacy.secure_noise:
             excludes.append(
-                "whoever knows run.seed, as all clients and the server do: noise is seeded "
-                "(privacy.secure-noise = false)"
+                "whoever knows run.seed, which clients, server and run directory do: noise is "
+                "seeded (privacy.secure-noise = false)"
             )
         return tuple(excludes)
 

@@ -22,6 +22,7 @@ from dp_accounting.rdp import RdpAccountant
 
 from task.config import RunConfig
 from task.errors import ConfigError
+from task.secure_aggregation import MIN_CLIENTS
 from task.settings import require
 
 # It warns of orders that it leaves out, each time; others are then the best ones.
@@ -120,6 +121,14 @@ class ClientReleases:
             "'cyclic', or train.clients-per-round = 0, with privacy.secure-aggregation and "
             "privacy.unit = 'client': the server knows whom it has drawn",
         )
+        fewest = num_clients // releases.rounds_per_pass
+        require(
+            not secure or fewest >= MIN_CLIENTS,
+            "train.clients-per-round",
+            releases.cohort_size,
+            f"one that leaves {MIN_CLIENTS} clients or more in every round with "
+            f"privacy.secure-aggregation ({num_clients} clients in turn: {fewest})",
+        )
         require(
             releases.num_bands == 1 or releases.num_bands <= releases.rounds_per_pass,
             "privacy.num-bands",
@@ -133,6 +142,11 @@ class ClientReleases:
     def takes_all(self) -> bool:
         """Whether every client takes part in every round."""
         return not 0 < self.cohort_size < self.num_clients
+
+    @property
+    def amplifies(self) -> bool:
+        """Whether drawing cohorts at random makes releases cost less."""
+        return not self.takes_all and self.sampling != "cyclic"
 
     @property
     def nominal_cohort(self) -> int:

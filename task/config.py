@@ -493,6 +493,13 @@ class RunConfig:
             )
         if self.privacy.secure_aggregation:
             require(
+                unit != "client" or self.privacy.metrics != "noisy",
+                "privacy.metrics",
+                self.privacy.metrics,
+                "'off' or 'full' with privacy.secure-aggregation and privacy.unit = 'client': the "
+                "server would get exact scores to add noise to",
+            )
+            require(
                 self.compression.name == "none",
                 "compression.name",
                 self.compression.name,
@@ -550,6 +557,17 @@ class RunConfig:
             encoder=encoder,
             strategy=replace(self.strategy, name=_absolute_strategy(self.strategy.name, base)),
         )
+
+    def release_settings(self) -> str:
+        """Return what a private release depends on besides data and parameters, as one text.
+
+        Without paths and engines: a run repeats elsewhere, and under another engine.
+        """
+        left_out = ("run.directory", "data.path", "encoder.name", "encoder.cache-directory")
+        flat = {k: v for k, v in self.to_flat().items() if k not in left_out}
+        flat = {k: v for k, v in flat.items() if k.split(".")[0] not in ("engine", "log")}
+        flat["strategy.name"] = str(flat["strategy.name"]).rpartition("/")[2]
+        return repr(sorted(flat.items()))
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key with its value; `from_flat` of it gives this config back."""

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from task.errors import ConfigError
-from task.noise import Noise, SecureNoise
+from task.noise import Noise, SecureNoise, hardened_normal
 from task.noise_key import noise_key
 from task.privacy_config import PrivacyConfig
 from task.respondent_accounting import noise_scale, require_accountable
@@ -67,12 +67,11 @@ def noisy_answers(
 ) -> Answers:
     """Return one group's answers from its noisy histograms, without counts.
 
-    The same arguments give the same noise, in every process and however the file is sorted. Seeded
-    noise derives from (seed, group, question): repeatable, and no protection from those who know
-    the seed, or two releases of other answers or another noise multiplier. Secure noise derives
-    from a key of this machine and from everything that is released of the group: a repeated run
-    reads the same histograms again, at no new cost, while other answers or settings get noise that
-    has nothing to do with it. That the answers have changed since is then to be seen.
+    The same arguments give the same noise, in every process and however the file is sorted. Noise
+    derives from a key (secure: of this machine; seeded: the seed, which gives no protection from
+    those who know it) and from everything that is released of the group: a repeated run reads the
+    same histograms again, at no new cost, while other answers or settings get noise that has
+    nothing to do with it. That the answers have changed since is then to be seen.
 
     Args:
         survey: the survey with exact answers.
