@@ -29,6 +29,7 @@ from server_app.cohort import simulate
 from server_app.run_directory import read_json
 from task.accounting import ClientReleases, calibrate
 from task.config import RunConfig
+from task.errors import RoundError
 from task.settings import Scalar
 from task.statistics import student_interval
 
@@ -102,7 +103,12 @@ def measure(planned: Planned) -> dict[str, Any]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name, redirect_stdout(StringIO()):
         flat = planned.config.to_flat() | {"run.directory": str(Path(name) / "run")}
-        summary = read_json(simulate(RunConfig.from_flat(flat)).path / "summary.json")
+        try:
+            simulate(RunConfig.from_flat(flat))
+            failure = ""
+        except RoundError as error:  # noise so large that parameters overflow
+            failure = str(error)[:80]
+        summary = read_json(Path(name) / "run" / "summary.json")
     return {
         "clients": planned.clients,
         "cohort": planned.config.train.clients_per_round,
@@ -111,7 +117,8 @@ def measure(planned: Planned) -> dict[str, Any]:
         "delta": planned.config.privacy.delta if planned.epsilon else None,
         "noise_multiplier": planned.config.privacy.noise_multiplier,
         "spent": (summary["privacy"] or {}).get("epsilon"),
-        "score": summary["held_out"]["model"]["alignment_score"],
+        "score": None if failure else summary["held_out"]["model"]["alignment_score"],
+        "failure": failure,
         "uniform": summary["held_out"]["uniform"]["alignment_score"],
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -129,11 +136,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], given: argparse.Namespace) ->
             own = [row for row in of_size if row["epsilon"] == epsilon]
             if not own:
                 continue
-            gains = [r["score"] - exact[r["seed"]] for r in own if r["seed"] in exact]
-            difference = f"{np.mean(gains):+.4f}" if epsilon else ""
+            ended = [row for row in own if row["score"] is not None]
+            gains = [r["score"] - exact[r["seed"]] for r in ended if r["seed"] in exact]
+            difference = f"{np.mean(gains):+.4f}" if epsilon and gains else ""
             if epsilon and len(gains) > 1:
                 low, high = student_interval(gains)
                 difference += f" [{low:+.4f}, {high:+.4f}]"
+            if len(ended) < len(own):
+                difference += f" ({len(own) - len(ended)} of {len(own)} overflow)"
             cells = [
                 f"{clients:,}",
                 f"{own[0]['cohort']:,}",
@@ -141,7 +151,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], given: argparse.Namespace) ->
                 f"{own[0]['delta']:.2g}" if epsilon else "",
                 f"{own[0]['noise_multiplier']:.3f}",
                 str(len(own)),
-                f"{np.mean([row['score'] for row in own]):.4f}",
+                f"{np.mean([row['score'] for row in ended]):.4f}" if ended else "-",
                 difference,
                 f"{np.mean([row['uniform'] for row in own]):.4f}",
             ]

@@ -41,6 +41,8 @@ def by_epsilon(rows: Sequence[Mapping[str, Any]], score: Any) -> dict[float | No
     """Collect the scores of all seeds by epsilon."""
     scores: dict[float | None, list[float]] = {}
     for row in rows:
+        if row.get("failure"):
+            continue  # overflowed
         scores.setdefault(row["epsilon"], []).append(score(row))
     return scores
 
