@@ -22,6 +22,7 @@ from task.aggregation import WeightedSum
 from task.errors import BudgetError, ConfigError, RoundError
 from task.ledger import SCORES, UPDATE, Ledger, Release
 from task.metrics import SCORE_RANGE
+from task.seeding import generator
 from tests.server_app.private_rounds import (
     SIZE,
     GivenClients,
@@ -110,6 +111,25 @@ def test_seeded_noise_is_that_of_its_seed_round_and_attempt_alone() -> None:
     assert len({tuple(each) for each in different}) == 6
 
 
+@pytest.fixture
+def noise_of_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise that depends on the round alone, so that runs of other settings can be compared."""
+
+    def source(_secure: bool, _seed: int, what: str, server_round: int, *_: Any) -> Any:
+        return generator(0, what, server_round)
+
+    monkeypatch.setattr(server_app.central_privacy, "noise_source", source)
+
+
+def test_runs_of_one_seed_and_other_settings_share_no_noise() -> None:
+    # Else two of them would give the exact mean away: twice the one less the other.
+    updates: dict[int, Vector | None] = {i: np.zeros(SIZE) for i in range(1, 4)}
+    one, two = (one_round(private_config(privacy__noise_multiplier=z), updates) for z in (1.0, 2.0))
+    assert np.abs(2 * one - two).max() > 0.1 * np.abs(two).max()
+    np.testing.assert_array_equal(one, one_round(private_config(), updates))
+
+
+@pytest.mark.usefixtures("noise_of_round")
 def test_noise_is_correlated_over_rounds_as_the_bands_say() -> None:
     config = private_config(
         privacy__num_bands=2, train__sampling="cyclic", train__clients_per_round=2
@@ -249,6 +269,7 @@ def test_one_who_is_missing_is_neither_within_nor_beyond() -> None:
         assert central.clipping_norm == pytest.approx(2.0)
 
 
+@pytest.mark.usefixtures("noise_of_round")
 def test_noise_of_updates_pays_for_the_count() -> None:
     # arXiv 1905.03871, theorem 1: z = 1 and a count with sigma = 1, hence of multiplier 2, leave
     # (1 - 1/4)^(-1/2) = 1.1547 for the updates. Flower's adaptive wrapper computes this, too.
@@ -325,7 +346,7 @@ def test_a_release_is_on_disk_before_anything_is_sent_and_before_its_noise(
     grid = Listening({1: unit(0), 2: unit(1)})
     population, _ = population_of(grid, private_config(), [1, 2], ledger)
     mean_update(population)
-    assert order == ["fsync", "push", "noise"]
+    assert order == ["fsync", "fsync", "push", "noise"]  # of the file, and of its folder
 
 
 def test_a_run_stops_before_the_release_that_exceeds_the_budget() -> None:
@@ -397,6 +418,7 @@ def test_a_round_in_which_all_fail_is_charged_and_stops_the_run() -> None:
 # -- What a strategy gets, and may not do ----------------------------------------------------------
 
 
+@pytest.mark.usefixtures("noise_of_round")
 @pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"])
 def test_averaging_strategies_get_the_noisy_reply_and_nothing_else(name: str) -> None:
     config = private_config(strategy__name=name)
