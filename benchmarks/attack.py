@@ -13,7 +13,6 @@ bound below proves no more than that this attack fails.
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -37,6 +36,7 @@ from task.config import RunConfig
 from task.privacy_config import PrivacyConfig
 from task.question_ledger import question_epsilon
 from task.respondent_accounting import member_epsilon
+from task.seeding import derive_seed
 from task.sources import load_survey
 
 DEFAULTS = (
@@ -99,7 +99,6 @@ def audit_clients(
     config = private(config, epsilon, num_canaries + config.data.synthetic_groups)
     num_guesses, correct = num_canaries // 2, dict.fromkeys(ATTACKS, 0)
     areas: dict[str, list[float]] = {name: [] for name in ATTACKS}
-    started = time.perf_counter()
     for seed in seeds:
         seeded = RunConfig.from_flat(config.to_flat() | {"run.seed": seed})
         with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +106,6 @@ def audit_clients(
         for name in ATTACKS:
             correct[name] += count_correct(scores[name], coins_m, num_guesses)
             areas[name].append(area_under_curve(scores[name][coins_m], scores[name][~coins_m]))
-    seconds = (time.perf_counter() - started) / len(seeds)
     delta, number = config.privacy.delta, len(seeds)
     for name in ATTACKS:
         yield {
@@ -123,7 +121,6 @@ def audit_clients(
             "bound": epsilon_lower_bound(
                 num_guesses * number, correct[name], delta, num_canaries=num_canaries * number
             ),
-            "seconds_per_run": seconds,
         }
 
 
@@ -183,7 +180,10 @@ def audit_members(epsilon: float | None, num_trials: int, seed: int) -> Iterator
         write_histograms(file := Path(folder) / "counts.parquet", TRIALS_PER_SURVEY)
         flat = {"data.source": "table", "data.path": str(file), "privacy.unit": "member"}
         for part in range(-(-2 * num_trials // TRIALS_PER_SURVEY)):
-            own = {"privacy.noise-multiplier": multiplier, "run.seed": seed + part}
+            own = {
+                "privacy.noise-multiplier": multiplier,
+                "run.seed": derive_seed(seed, "trials", part),
+            }
             answers = load_survey(RunConfig.from_flat(flat | own)).answers
             for trial in range(TRIALS_PER_SURVEY):
                 released = answers[str(trial)]
