@@ -63,7 +63,8 @@ def test_a_line_is_on_disk_before_the_release_is_known(
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda _: synced.append(file.read_text()))
     Ledger(file, repeats=True).charge(UPDATE, 1, "a")
-    (text,) = synced
+    text, again = synced  # the file, and the folder that it is new in
+    assert text == again
     line = {"what": UPDATE, "server_round": 1, "attempt": 0, "digest": "a"}
     assert json.loads(text) == line
 
