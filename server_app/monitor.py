@@ -232,9 +232,10 @@ class RoundMonitor:
         metrics["evaluation_failures"] = dict(exchange.failures)
         metrics["evaluation_seconds"] = exchange.seconds
         metrics["evaluation_megabytes"] = (exchange.bytes_down + exchange.bytes_up) / 1e6
-        for key, sent in (("down", exchange.bytes_down), ("up", exchange.bytes_up)):
+        sizes = {} if self._privacy.hides_cohorts else {"down": "bytes_down", "up": "bytes_up"}
+        for key, size in sizes.items():
             trained = metrics.get(f"megabytes_{key}", 0.0)  # nothing when a run is stopped
-            metrics[f"megabytes_{key}"] = trained + sent / 1e6
+            metrics[f"megabytes_{key}"] = trained + getattr(exchange, size) / 1e6
         if merged:
             self.scores, self._evaluated_round = merged, server_round
             self._personal = metrics.get("personal")
