@@ -5,25 +5,15 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
-
-from dp_accounting import (
-    ComposedDpEvent,
-    DpEvent,
-    GaussianDpEvent,
-    NeighboringRelation,
-    PoissonSampledDpEvent,
-    PrivacyAccountant,
-    SampledWithoutReplacementDpEvent,
-    SelfComposedDpEvent,
-)
-from dp_accounting.pld import PLDAccountant
-from dp_accounting.rdp import RdpAccountant
+from typing import TYPE_CHECKING, Any
 
 from task.config import RunConfig
 from task.errors import ConfigError
 from task.secure_aggregation import MIN_CLIENTS
 from task.settings import require
+
+if TYPE_CHECKING:  # it takes more than a second to import, and not every run needs it
+    from dp_accounting import DpEvent, NeighboringRelation, PrivacyAccountant
 
 # It warns of orders that it leaves out, each time; others are then the best ones.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -33,9 +23,6 @@ MOST_NOISE = 1e4
 DISCRETIZATION = 1e-3
 """Step of privacy losses. Epsilons are upper bounds at any step; ten times finer ones lower them by
 less than 0.001 at ten times the time."""
-
-_ZERO_OUT = NeighboringRelation.REPLACE_SPECIAL
-_REPLACE = NeighboringRelation.REPLACE_ONE
 
 
 @dataclass(frozen=True)
@@ -170,8 +157,10 @@ class ClientReleases:
             return f"one of {self.num_clients} clients has other data (replace-one)"
         return f"one of {self.num_clients} clients sends a zero update instead (zero-out)"
 
-    def event(self, num_rounds: int, num_evaluations: int = 0) -> DpEvent:
+    def event(self, num_rounds: int, num_evaluations: int = 0) -> "DpEvent":
         """Return what so many rounds and noisy evaluations release."""
+        from dp_accounting import ComposedDpEvent, DpEvent, GaussianDpEvent, SelfComposedDpEvent
+
         events: list[DpEvent] = []
         if num_rounds:
             events.append(self._rounds(num_rounds))
@@ -206,8 +195,15 @@ class ClientReleases:
             return text
         return f"without replacement, {number}, kept secret"
 
-    def _rounds(self, number: int) -> DpEvent:
+    def _rounds(self, number: int) -> "DpEvent":
         """Return the event of so many noisy sums of updates."""
+        from dp_accounting import (
+            GaussianDpEvent,
+            PoissonSampledDpEvent,
+            SampledWithoutReplacementDpEvent,
+            SelfComposedDpEvent,
+        )
+
         multiplier = self.noise_multiplier
         if self.takes_all:
             return SelfComposedDpEvent(GaussianDpEvent(multiplier), number)
@@ -231,14 +227,20 @@ class ClientReleases:
 def _epsilon(
     releases: ClientReleases, num_rounds: int, delta: float, accountant: str, num_evaluations: int
 ) -> float:
-    relation = _REPLACE if releases.replaces else _ZERO_OUT
+    from dp_accounting import NeighboringRelation
+
+    replace, zero_out = NeighboringRelation.REPLACE_ONE, NeighboringRelation.REPLACE_SPECIAL
+    relation = replace if releases.replaces else zero_out
     composed = new_accountant(releases.accountant_name(accountant), relation)
     composed.compose(releases.event(num_rounds, num_evaluations))
     return float(composed.get_epsilon(delta))
 
 
-def new_accountant(name: str, relation: NeighboringRelation) -> PrivacyAccountant:
+def new_accountant(name: str, relation: "NeighboringRelation") -> "PrivacyAccountant":
     """Return the accountant that `privacy.accountant` names."""
+    from dp_accounting.pld import PLDAccountant
+    from dp_accounting.rdp import RdpAccountant
+
     if name == "rdp":
         return RdpAccountant(neighboring_relation=relation)
     return PLDAccountant(relation, value_discretization_interval=DISCRETIZATION)

@@ -111,8 +111,12 @@ def test_evaluate_returns_a_noisy_score_and_nothing_else(tmp_path: Path, group: 
     reply = ask(config, "evaluate", to_evaluate(config, group))
     assert set(reply) == {records.METRICS}
     metrics = dict(reply.metric_records[records.METRICS])
-    assert metrics == {"num-examples": 1, "noisy-alignment-score": pytest.approx(expected)}
     ledger = QuestionLedger(tmp_path / "run" / "clients", config.privacy)
+    assert metrics == {
+        "num-examples": 1,
+        "noisy-alignment-score": pytest.approx(expected),
+        "epsilon": ledger.epsilon(group),
+    }
     assert ledger.epsilon(group) == history_epsilon(((5.0, 1.0, 1),), 1e-5, "rdp")
 
 

@@ -97,6 +97,8 @@ class SecureRounds:
         content = RecordDict({**message.content})
         for name, record in self.briefings(client, "train", self.server_round).items():
             content[name] = record
+        briefing = content.config_records[records.BRIEFING]
+        briefing[records.CLIPPING_NORM] = self.config.strategy.clipping_norm
         metadata = changed(message.metadata, dst_node_id=client.node_id)
 
         def answer(asked: Message) -> Message:

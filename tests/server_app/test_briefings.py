@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from server_app.briefings import Briefings
 from server_app.discovery import discover_clients
@@ -18,18 +17,14 @@ def briefings(config: RunConfig):
     return Briefings(config, found, predictor), found, predictor
 
 
-@pytest.mark.parametrize("clipping_norm", [0.0, 0.25])
-def test_a_train_message_says_whom_it_is_for_how_fast_to_learn_and_where_to_clip(
-    clipping_norm: float,
-) -> None:
-    config = tiny_config(strategy__clipping_norm=clipping_norm)
+def test_a_train_message_says_whom_it_is_for_and_how_fast_to_learn() -> None:
+    config = tiny_config()
     brief, found, _ = briefings(config)
     added = brief(found.clients[1], "train", 2)
     assert dict(added[records.BRIEFING]) == {
         "group": "Northern nurses",
         "round": 2,
         "learning-rates": config.train.learning_rates(2),
-        "clipping-norm": clipping_norm,
     }
     assert set(added) == {records.BRIEFING, records.FEATURE_STATISTICS}
 
