@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -14,6 +14,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
+from server_app.arrays import LocalArray
 from server_app.central_privacy import CentralPrivacy
 from server_app.discovery import Client
 from server_app.metadata import changed, reply_metadata
@@ -43,12 +44,12 @@ def private_config(**changes: Any) -> RunConfig:
 
 
 def record_of(vector: Vector, dtype: Any = np.float32) -> ArrayRecord:
-    arrays, first = {}, 0
+    arrays, first = ArrayRecord(), 0
     for name, shape in SHAPES.items():
         size = math.prod(shape)
-        arrays[name] = Array(vector[first : first + size].reshape(shape).astype(dtype))
+        arrays[name] = LocalArray(vector[first : first + size].reshape(shape).astype(dtype))
         first += size
-    return ArrayRecord(arrays)
+    return arrays
 
 
 def vector_of(arrays: ArrayRecord) -> Vector:
