@@ -1,4 +1,4 @@
-"""Draw docs/figures/privacy.png: alignment score against epsilon, of each privacy unit.
+"""Draw docs/figures/privacy.png: what each privacy unit costs in alignment score.
 
 python benchmarks/plot_privacy.py docs/figures/privacy.png
 """
@@ -37,12 +37,30 @@ def draw(
     axes.set_xticks(known, [f"{epsilon:g}" for epsilon in known])
 
 
+def draw_clients(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw means over seeds against the number of clients; a cross: parameters overflow."""
+    sizes = sorted({row["clients"] for row in rows})
+    low = min(row["uniform"] for row in rows) - 0.04
+    for epsilon, colour in zip((None, 8.0, 2.0), COLOURS, strict=False):
+        own = [row for row in rows if row["epsilon"] == epsilon]
+        label = f"epsilon {epsilon:g}" if epsilon else "not private"
+        scores = {n: [r["score"] for r in own if r["clients"] == n] for n in sizes}
+        ended = [n for n in sizes if scores[n] and None not in scores[n]]
+        means = [float(np.mean(scores[n])) for n in ended]
+        axes.plot(ended, means, marker="o", color=colour, label=label)
+        lost = [n for n in sizes if None in scores[n]]
+        axes.plot(lost, [low] * len(lost), "x", color=colour)
+    axes.axhline(float(np.mean([row["uniform"] for row in rows])), color="grey", label="uniform")
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes.set(title="unit client, synthetic groups", xlabel="clients (x: parameters overflow)")
+    axes.set_ylabel("AS, held-out groups")
+
+
 def by_epsilon(rows: Sequence[Mapping[str, Any]], score: Any) -> dict[float | None, list[float]]:
     """Collect the scores of all seeds by epsilon."""
     scores: dict[float | None, list[float]] = {}
     for row in rows:
-        if row.get("failure"):
-            continue  # overflowed
         scores.setdefault(row["epsilon"], []).append(score(row))
     return scores
 
@@ -54,12 +72,7 @@ def main() -> None:
         for unit in ("client", "question", "member")
     )
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    sizes = sorted({row["clients"] for row in client})
-    for size, colour in zip(sizes, COLOURS, strict=False):
-        rows = [row for row in client if row["clients"] == size]
-        draw(left, by_epsilon(rows, lambda row: row["score"]), f"{size:,} clients", colour)
-    left.axhline(float(np.mean([row["uniform"] for row in client])), color="grey", label="uniform")
-    left.set(title="unit client, synthetic groups", ylabel="AS, held-out groups")
+    draw_clients(left, client)
     draw(middle, by_epsilon(question, lambda row: row["score"]), "8 groups", COLOURS[0])
     uniform = [row["uniform"] for row in question]
     middle.axhline(float(np.mean(uniform)), color="grey", label="uniform")
@@ -71,8 +84,9 @@ def main() -> None:
     draw(right, by_epsilon(member, member_score), "8 groups, 1,000 respondents", COLOURS[0])
     right.axhline(float(np.mean(uniform)), color="grey", label="uniform")
     right.set(title="unit member, GlobalOpinionQA")
-    for axes in (left, middle, right):
+    for axes in (middle, right):
         axes.set_xlabel("epsilon (dotted: not private)")
+    for axes in (left, middle, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
     figure.savefig(sys.argv[1], dpi=130)
