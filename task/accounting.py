@@ -155,7 +155,7 @@ class ClientReleases:
         """The neighbouring relation in words."""
         if self.replaces:
             return f"one of {self.num_clients} clients has other data (replace-one)"
-        return f"one of {self.num_clients} clients sends a zero update instead (zero-out)"
+        return f"one of {self.num_clients} clients contributes nothing instead (zero-out)"
 
     def event(self, num_rounds: int, num_evaluations: int = 0) -> "DpEvent":
         """Return what so many rounds and noisy evaluations release."""
