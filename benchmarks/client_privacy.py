@@ -9,20 +9,17 @@ interrupted.
 """
 
 import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from measure import write_results
+from measure import measure_missing
 
 from cli.settings import parse_settings
 from server_app.cohort import simulate
@@ -174,20 +171,9 @@ def main() -> None:
     own = {"engine.name": "cohort", "engine.num-workers": 1, "engine.num-threads": 1}
     base = SETTINGS | dict(changed) | own | {"evaluation.every": 10_000}
     figures = {"settings": base, "clipping_norm": given.clipping_norm}
-    rows: list[dict[str, Any]] = []
-    if given.output and given.output.exists():
-        found = json.loads(given.output.read_text())
-        if found | figures != found:
-            parser.error(f"{given.output} has results of other settings")
-        rows = found["rows"]
-    done = [(row["clients"], row["epsilon"], row["seed"]) for row in rows]
-    missing = [run for run in plan(base, given) if run[:3] not in done]
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers; each run has a process of its own
-    with get_context("spawn").Pool(given.workers, maxtasksperchild=1) as pool:
-        for row in pool.imap_unordered(measure, missing):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            write_results(given.output, {**figures, "rows": rows})
+    rows = measure_missing(
+        parser, given, figures, plan(base, given), ("clients", "epsilon", "seed"), measure
+    )
     print_table(rows, given)
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks share: watching a command's processes, runs' files, the machine."""
 
+import argparse
 import json
 import os
 import platform
@@ -8,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,44 @@ def write_results(file: Path | None, figures: Mapping[str, Any]) -> None:
     """Write figures with the machine they are from."""
     if file:
         file.write_text(json.dumps({**figures, "machine": machine()}, indent=1) + "\n")
+
+
+def measure_missing(
+    parser: argparse.ArgumentParser,
+    given: argparse.Namespace,
+    figures: Mapping[str, Any],
+    planned: Iterable[Any],
+    key: Sequence[str],
+    measure: Callable[[Any], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Measure what is not in the output file yet, each run in a process of its own.
+
+    Args:
+        parser: says so when the file has results of other settings.
+        given: has `output` (None: nothing is written) and `workers`, the runs at a time.
+        figures: what else is written: the settings.
+        planned: runs, tuples that begin with the values of `key`.
+        key: fields of a row that tell which run it is of.
+        measure: makes the row of a run.
+
+    Returns:
+        All rows, those of the file first.
+    """
+    rows: list[dict[str, Any]] = []
+    if given.output and given.output.exists():
+        found = json.loads(given.output.read_text())
+        if found | figures != found:
+            parser.error(f"{given.output} has results of other settings")
+        rows = found["rows"]
+    done = [tuple(row[name] for name in key) for row in rows]
+    missing = [run for run in planned if run[: len(key)] not in done]
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
+    with get_context("spawn").Pool(given.workers, maxtasksperchild=1) as pool:
+        for row in pool.imap_unordered(measure, missing):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            write_results(given.output, {**figures, "rows": rows})
+    return rows
 
 
 def _processor() -> str:

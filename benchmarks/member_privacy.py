@@ -10,8 +10,6 @@ command goes on where it was interrupted.
 """
 
 import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +17,13 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
 from io import StringIO
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import dp_accounting
 import numpy as np
 from dp_accounting import pld
-from measure import write_results
+from measure import measure_missing
 
 from cli.settings import parse_settings
 from server_app.cohort import simulate
@@ -158,20 +155,9 @@ def main() -> None:
     config = parse_settings(given.settings)
     known = {k: v for k, v in config.to_flat().items() if k not in PATHS}
     figures = {"config": known, "respondents": given.respondents}
-    rows: list[dict[str, Any]] = []
-    if given.output and given.output.exists():
-        found = json.loads(given.output.read_text())
-        if found | figures != found:
-            parser.error(f"{given.output} has results of other settings")
-        rows = found["rows"]
-    done = [(row["epsilon"], row["seed"]) for row in rows]
-    missing = [run for run in plan(config, given) if run[:2] not in done]
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers; each run has a process of its own
-    with get_context("spawn").Pool(given.workers, maxtasksperchild=1) as pool:
-        for row in pool.imap_unordered(measure, missing):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            write_results(given.output, {**figures, "rows": rows})
+    rows = measure_missing(
+        parser, given, figures, plan(config, given), ("epsilon", "seed"), measure
+    )
     titles = ["epsilon", "noise multiplier"]
     titles += [title for context in CONTEXTS for title in (context, "difference")]
     print(f"| {' | '.join(titles)} |\n{'| --- ' * len(titles)}|")

@@ -8,20 +8,17 @@ noise. The same command goes on where it was interrupted.
 """
 
 import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from measure import write_results
+from measure import measure_missing
 
 from cli.settings import parse_settings
 from server_app.cohort import simulate
@@ -108,20 +105,9 @@ def main() -> None:
     given = parser.parse_args()
     config = parse_settings(given.settings)
     figures = {"config": {k: v for k, v in config.to_flat().items() if k not in PATHS}}
-    rows: list[dict[str, Any]] = []
-    if given.output and given.output.exists():
-        found = json.loads(given.output.read_text())
-        if found | figures != found:
-            parser.error(f"{given.output} has results of other settings")
-        rows = found["rows"]
-    done = [(row["epsilon"], row["seed"]) for row in rows]
-    missing = [run for run in plan(config, given) if run[:2] not in done]
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers; each run has a process of its own
-    with get_context("spawn").Pool(given.workers, maxtasksperchild=1) as pool:
-        for row in pool.imap_unordered(measure, missing):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            write_results(given.output, {**figures, "rows": rows})
+    rows = measure_missing(
+        parser, given, figures, plan(config, given), ("epsilon", "seed"), measure
+    )
     print_table(rows, given.epsilons)
 
 

@@ -9,14 +9,12 @@ attacks; held-out groups keep their true answers. The same command goes on where
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
 from io import StringIO
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +25,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from measure import write_results
+from measure import measure_missing
 from torch import Tensor
 
 from cli.settings import parse_settings
@@ -227,20 +225,7 @@ def main() -> None:
     strength = {name: getattr(given, name.replace("-", "_")) for name in STRENGTH}
     known = {k: v for k, v in config.to_flat().items() if k not in PATHS}
     figures = {"settings": given.settings, "strength": strength, "config": known}
-    rows: list[dict[str, Any]] = []
-    if given.output and given.output.exists():
-        found = json.loads(given.output.read_text())
-        if found | figures != found:
-            parser.error(f"{given.output} has results of other settings")
-        rows = found["rows"]
-    done = [tuple(row[key] for key in KEY) for row in rows]
-    missing = [run for run in plan(config, given, strength) if run[:3] not in done]
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers; each run has a process of its own
-    with get_context("spawn").Pool(given.workers, maxtasksperchild=1) as pool:
-        for row in pool.imap_unordered(measure, missing):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            write_results(given.output, {**figures, "rows": rows})
+    rows = measure_missing(parser, given, figures, plan(config, given, strength), KEY, measure)
     print(f"| rule | {' | '.join(given.attacks)} |\n{'| --- ' * (1 + len(given.attacks))}|")
     for rule in given.rules:
         print("|", " | ".join([rule, *(cell(rows, rule, a) for a in given.attacks)]), "|")
