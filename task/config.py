@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from task.errors import ConfigError, suggest
+from task.operations_config import CheckpointConfig, NodesConfig
 from task.options import fold_options, parse_options
 from task.privacy_config import PrivacyConfig
 from task.settings import Scalar, require, require_choice, setting
 
 HASHING = "hashing"
-SOURCES = ("synthetic", "global-opinions", "table")
+NODES = "nodes"
+SOURCES = ("synthetic", "global-opinions", "table", NODES)
 OBJECTIVES = ("categorical", "gaussian")
 SCHEDULES = ("constant", "cosine")
 TEXT_FORMATS = ("question-option", "alpaca")
@@ -44,6 +46,12 @@ class RunSettings:
         "Where the run is written. Empty: `runs/<time>-<source>-seed<seed>`. Relative paths are "
         "taken from the project folder (`flwr run`) or the current folder (`pluralllm run`).",
     )
+    resume: str = setting(
+        "",
+        "Run directory of a run to continue from its last checkpoint, with the same settings. "
+        "`pluralllm run run.resume=DIR` takes them from there; for `flwr run` they are in "
+        "`DIR/resume.toml`.",
+    )
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "run.seed", self.seed, "an integer >= 0")
@@ -53,7 +61,11 @@ class RunSettings:
 class DataConfig:
     """`data.*`: the survey, and which of its groups train and which are held out."""
 
-    source: str = setting("synthetic", "Survey source: `synthetic`, `global-opinions` or `table`.")
+    source: str = setting(
+        "synthetic",
+        "Survey source: `synthetic`, `global-opinions`, `table`, or `nodes`: every SuperNode "
+        "serves the file that its own `--node-config` names (docs/deploy.md).",
+    )
     path: str = setting(
         "",
         "Survey file. `table`: CSV, JSONL or Parquet in long form. `global-opinions`: a local copy "
@@ -86,9 +98,14 @@ class DataConfig:
         require_choice("data.source", self.source, SOURCES)
         if self.source == "table":
             require(bool(self.path), "data.path", self.path, "a file when data.source is 'table'")
-        if self.source == "synthetic":
+        if self.source in ("synthetic", NODES):
+            expected = f"nothing when data.source is {self.source!r}"
+            require(not self.path, "data.path", self.path, expected)
+        if self.source == NODES:
+            expected = "nothing when data.source is 'nodes': a node's config says its role"
+            require(not self.train_groups, "data.train-groups", self.train_groups, expected)
             require(
-                not self.path, "data.path", self.path, "nothing when data.source is 'synthetic'"
+                not self.held_out_groups, "data.held-out-groups", self.held_out_groups, expected
             )
         overlap = sorted(set(self.train_group_names) & set(self.held_out_group_names))
         if overlap:
@@ -339,8 +356,12 @@ class EvaluationConfig:
     every: int = setting(5, "Evaluate every this many rounds (and before the first, and at last).")
     num_context: int = setting(20, "Context questions; all others of the group are targets.")
     num_draws: int = setting(4, "Seeded draws of the context questions that a score averages.")
+    retries: int = setting(
+        1, "How often a client whose evaluation failed is asked again in the same round."
+    )
 
     def __post_init__(self) -> None:
+        require(self.retries >= 0, "evaluation.retries", self.retries, "an integer >= 0")
         for name in ("every", "num_context", "num_draws"):
             value = getattr(self, name)
             require(value >= 1, f"evaluation.{_dashed(name)}", value, "an integer >= 1")
@@ -364,6 +385,11 @@ class StrategyConfig:
         0.0,
         "Clip every client's update (all parameters together) to this L2 norm before any strategy "
         "sees it. 0: no clipping.",
+    )
+    bound_updates: bool = setting(
+        True,
+        "Reject, and name, a client whose update is larger than Adam can make it with the round's "
+        "learning rates. Clients of your own with another optimizer need false.",
     )
 
     def __post_init__(self) -> None:
@@ -446,6 +472,23 @@ class LogConfig:
         "", "Also log to this Weights & Biases project (needs the `wandb` package)."
     )
     flower: bool = setting(False, "Show Flower's own log lines between the rounds.")
+    json: bool = setting(
+        False, "Print one JSON object per event (time, level, event, fields) instead of tables."
+    )
+    prometheus_port: int = setting(
+        0, "Serve Prometheus metrics of the run on this port of the server's process. 0: do not."
+    )
+    prometheus_host: str = setting(
+        "127.0.0.1", "Address that serves them; 0.0.0.0: all of the machine's."
+    )
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.prometheus_port <= 65535,
+            "log.prometheus-port",
+            self.prometheus_port,
+            "a port from 0 to 65535",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,6 +505,8 @@ class RunConfig:
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    nodes: NodesConfig = field(default_factory=NodesConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
@@ -552,7 +597,12 @@ class RunConfig:
         )
         return replace(
             self,
-            run=replace(self.run, directory=absolute(self.run.directory)),
+            run=replace(
+                self.run,
+                directory=absolute(self.run.directory),
+                resume=absolute(self.run.resume),
+            ),
+            nodes=replace(self.nodes, registry=absolute(self.nodes.registry)),
             data=replace(self.data, path=absolute(self.data.path)),
             encoder=encoder,
             strategy=replace(self.strategy, name=_absolute_strategy(self.strategy.name, base)),
@@ -563,9 +613,16 @@ class RunConfig:
 
         Without paths and engines: a run repeats elsewhere, and under another engine.
         """
-        left_out = ("run.directory", "data.path", "encoder.name", "encoder.cache-directory")
+        left_out = (
+            "run.directory",
+            "run.resume",
+            "data.path",
+            "encoder.name",
+            "encoder.cache-directory",
+        )
+        not_released = ("engine", "log", "checkpoint", "nodes")
         flat = {k: v for k, v in self.to_flat().items() if k not in left_out}
-        flat = {k: v for k, v in flat.items() if k.split(".")[0] not in ("engine", "log")}
+        flat = {k: v for k, v in flat.items() if k.split(".")[0] not in not_released}
         flat["strategy.name"] = str(flat["strategy.name"]).rpartition("/")[2]
         return repr(sorted(flat.items()))
 
