@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from client_app import question_unit
-from client_app.mods import compress_update, report_errors
+from client_app.mods import compress_update, limit_time, report_errors
 from client_app.module import predictor_for
 from client_app.node import groups_held, settings_for
 from client_app.secure_aggregation import secure_aggregation
@@ -22,7 +22,7 @@ from task.population import PopulationAnswers, PopulationPrior
 from task.reports import make_reports
 from task.training import train_client
 
-app = ClientApp(mods=[report_errors, secure_aggregation, compress_update])
+app = ClientApp(mods=[report_errors, limit_time, secure_aggregation, compress_update])
 
 # `train` and `evaluate` do no more than call `task`, so the cohort engine may compute many clients
 # at once without calling them. Set this to False when you change one of them or add a mod.

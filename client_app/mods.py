@@ -1,5 +1,6 @@
 """Mods of the ClientApp."""
 
+import faulthandler
 import sys
 import traceback
 from pathlib import Path
@@ -47,6 +48,22 @@ def report_errors(message: Message, context: Context, call_next: ClientAppCallab
     else:
         print(f"error: {full}", file=sys.stderr, flush=True)
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def limit_time(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """End the process of a node of its own that is at work after the server has stopped waiting.
+
+    A SuperNode waits for its ClientApp without limit, and takes no other message meanwhile. Ended,
+    with every thread's traceback in the node's log, it is reported as failed and the node is free.
+    """
+    if is_simulated(context):  # a simulation's process computes other clients too
+        return call_next(message, context)
+    limit = RunConfig.from_flat(context.run_config).train.round_timeout
+    faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__)
+    try:
+        return call_next(message, context)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def compress_update(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
