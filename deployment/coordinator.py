@@ -1,17 +1,16 @@
 """The coordinator's folder: who takes part, the SuperLink's certificate, and where things lie.
 
-    FOLDER/coordinator/       stays with the coordinator (mode 0700)
-      superlink.toml          address, names in the certificate, where to listen
-      ca.crt ca.key           the certificate authority; ca.key may be kept elsewhere (`renew`)
-      server.pem server.key   the SuperLink's certificate and key
-      parties.toml            who takes part: groups, role, public key, node id
-      registry.toml           the part of it that a run reads (`nodes.registry`)
-      flower/                 FLWR_HOME; config.toml with the connection `pluralllm`
-      state.db, runs/, logs/
-    FOLDER/parties/NAME/      to hand over to that party (`deployment.hand_over`)
+FOLDER/coordinator/       stays with the coordinator (mode 0700)
+  superlink.toml          address, names in the certificate, where to listen
+  ca.crt ca.key           the certificate authority; ca.key may be kept elsewhere (`renew`)
+  server.pem server.key   the SuperLink's certificate and key
+  parties.toml            who takes part: groups, role, public key, node id
+  registry.toml           the part of it that a run reads (`nodes.registry`)
+  flower/                 FLWR_HOME; config.toml with the connection `pluralllm`
+  state.db, runs/, logs/
+FOLDER/parties/NAME/      to hand over to that party (`deployment.hand_over`)
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -282,8 +281,3 @@ def _require_distinct(parties: Sequence[Party]) -> None:
             f"Group {shared[0]!r} is said to be with {' and with '.join(owners)}. Expected one "
             "party for each group."
         )
-
-
-def relative(path: Path) -> str:
-    """Return a path as short as it can be typed here."""
-    return os.path.relpath(path)

@@ -1,6 +1,8 @@
 """A supervised process's log: every line to the console and, with its time, to rotated files."""
 
 import logging
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
@@ -8,6 +10,9 @@ from pathlib import Path
 
 FILE_BYTES = 10_000_000
 FILES = 7
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+ROUTINE = re.compile(r"\[uvicorn\.access\].* 200$")
+"""A request that went well; every node asks for messages every three seconds."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class ProcessLog:
 
 
 def process_log(file: Path) -> ProcessLog:
-    """Open a log file: at most eight of 10 MB, the older ones numbered.
+    """Open a log file: at most eight of 10 MB, the older ones numbered. Requests that went well stay out.
 
     Flower's own `--log-file` leaves out what the apps print, and rotates by age alone.
     """
@@ -34,7 +39,10 @@ def process_log(file: Path) -> ProcessLog:
     logger.addHandler(handler)
 
     def output(line: str) -> None:
-        print(line, flush=True)
-        logger.info("%s", line)
+        plain = COLOUR.sub("", line)
+        if ROUTINE.search(plain):
+            return
+        print(line if sys.stdout.isatty() else plain, flush=True)
+        logger.info("%s", plain)
 
     return ProcessLog(output, lambda line: output(f"pluralllm: {line}"))

@@ -114,9 +114,7 @@ def check_private_key(path: Path) -> PublicKey:
 
 
 def _public_key(key: ec.EllipticCurvePublicKey) -> PublicKey:
-    encoded = key.public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
+    encoded = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return PublicKey(encoded.decode())
 
 

@@ -38,9 +38,7 @@ def probe(host: str, port: int, authority: Path | None) -> Probe:
         connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS)
     else:
         context = ssl.create_default_context(cafile=str(authority))
-        connection = http.client.HTTPSConnection(
-            host, port, timeout=PROBE_SECONDS, context=context
-        )
+        connection = http.client.HTTPSConnection(host, port, timeout=PROBE_SECONDS, context=context)
     try:
         connection.request("GET", "/health")
         status = connection.getresponse().status

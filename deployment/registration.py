@@ -71,9 +71,7 @@ def unregister(coordinator: Coordinator, name: str) -> None:
         number = parties[name].node_id
         if number:
             if number in known_nodes(coordinator):
-                flower.ask(
-                    connection(coordinator), ["supernode", "unregister", number, CONNECTION]
-                )
+                flower.ask(connection(coordinator), ["supernode", "unregister", number, CONNECTION])
         del parties[name]
 
 

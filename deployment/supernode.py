@@ -32,7 +32,7 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
     make_folder(logs := config.folder / "logs")
     log = process_log(logs / "supernode.log")
     node_config = home / "node-config.toml"
-    write_toml(node_config, config.node, "Written by `pluralllm deploy supernode`.")
+    write_toml(node_config, config.given, "Written by `pluralllm deploy supernode`.")
     command = [flower.program("flower-supernode"), "--superlink", config.address.text]
     command += ["--host", "127.0.0.1", "--port", str(port or free_port())]
     command += ["--node-config", str(node_config)]
@@ -110,8 +110,8 @@ class Refusals:
         self.refused_since = self.refused_since if self.refused_since is not None else now
         if now - self.refused_since < STILL_ONLINE_SECONDS:
             return (
-                "The SuperLink refuses this node for now. If it was connected a minute ago, that is "
-                f"so until the SuperLink has missed it, at most {STILL_ONLINE_SECONDS} s."
+                "The SuperLink refuses this node: it still counts as online there (at most "
+                f"{STILL_ONLINE_SECONDS} s after it vanished), or its key is not registered yet."
             )
         fingerprint = check_private_key(self.config.private_key).fingerprint
         return (

@@ -1,7 +1,7 @@
 """`supernode.toml`: what a party's machine needs to take part, checked before it connects."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,12 @@ from deployment.coordinator import SuperLinkAddress, parse_address
 from deployment.files import make_folder, read_toml
 from deployment.hand_over import SUPERNODE_FILE
 from deployment.node_keys import check_private_key
-from deployment.parties import ROLES
-from task.errors import DeploymentError, suggest
-from task.privacy_config import UNITS
+from task.errors import ConfigError, DeploymentError, suggest
+from task.node_config import NodeConfig, node_help
 from task.settings import Scalar
 
 SUPERLINK_KEYS = ("address", "certificate-authority", "private-key")
-NODE_TYPES: dict[str, type] = {
-    "data-path": str,
-    "group": str,
-    "role": str,
-    "state-path": str,
-    "encoder": str,
-    "privacy-unit": str,
-    "max-epsilon": float,
-    "disclose-answers": bool,
-}
-"""Keys of Flower's `--node-config` that this app's client reads."""
+PATH_KEYS = ("data-path", "state-path")
 
 
 @dataclass(frozen=True)
@@ -39,24 +28,16 @@ class SuperNodeConfig:
         address: of the SuperLink.
         authority: the certificate authority's certificate.
         private_key: of the node.
-        node: for Flower's `--node-config`.
+        node: what this machine serves and insists on.
+        given: the same as Flower's `--node-config` takes it: the keys that the file has.
     """
 
     folder: Path
     address: SuperLinkAddress
     authority: Path
     private_key: Path
-    node: Mapping[str, Scalar]
-
-    @property
-    def data(self) -> Path:
-        """The survey's file."""
-        return Path(str(self.node["data-path"]))
-
-    @property
-    def groups(self) -> str:
-        """The groups that the machine serves, `|` between them; empty: the file's only one."""
-        return str(self.node.get("group", ""))
+    node: NodeConfig
+    given: Mapping[str, Scalar]
 
 
 def read_supernode_config(path: Path) -> SuperNodeConfig:
@@ -69,27 +50,32 @@ def read_supernode_config(path: Path) -> SuperNodeConfig:
     content = read_toml(file)
     tables = _known(content, ("superlink", "node"), f"{file}:")
     superlink = _known(tables.get("superlink", {}), SUPERLINK_KEYS, f"{file}: [superlink]")
-    node = _known(tables.get("node", {}), NODE_TYPES, f"{file}: [node]")
+    node = _known(tables.get("node", {}), node_help(), f"{file}: [node]")
     missing = [key for key in SUPERLINK_KEYS if not superlink.get(key)]
     missing += [key for key in ("data-path",) if not node.get(key)]
     if missing:
         raise DeploymentError(
             f"{file}: {missing[0]} is empty or missing. Fill it in; the file says what is meant."
         )
-    settings = {key: _typed(file, key, value) for key, value in node.items() if value != ""}
     folder = file.parent
-    for key in ("data-path", "state-path"):
-        if key in settings:
-            settings[key] = str(folder / Path(str(settings[key])).expanduser())
-    encoder = folder / Path(str(settings.get("encoder", ""))).expanduser()
-    if "encoder" in settings and encoder.is_dir():  # otherwise a hub id
-        settings["encoder"] = str(encoder)
+    given = {key: value for key, value in node.items() if value != ""}
+    for key in PATH_KEYS:
+        if key in given:
+            given[key] = str(folder / Path(str(given[key])).expanduser())
+    encoder = folder / Path(str(given.get("encoder", ""))).expanduser()
+    if "encoder" in given and encoder.is_dir():  # otherwise a hub id
+        given["encoder"] = str(encoder)
+    try:
+        parsed = NodeConfig.of(given)
+    except ConfigError as error:
+        raise DeploymentError(f"{file}: {error}") from None
     return SuperNodeConfig(
         folder=folder,
         address=parse_address(str(superlink["address"])),
         authority=folder / Path(str(superlink["certificate-authority"])).expanduser(),
         private_key=folder / Path(str(superlink["private-key"])).expanduser(),
-        node=settings,
+        node=parsed,
+        given=given,
     )
 
 
@@ -103,22 +89,22 @@ def check_supernode(config: SuperNodeConfig, *, insecure: bool) -> None:
     if not insecure:
         read_certificate(config.authority)
         check_private_key(config.private_key)
-    if not os.access(config.data, os.R_OK):
+    if not os.access(config.node.data_path, os.R_OK):
         raise DeploymentError(
-            f"data-path = {str(config.data)!r} does not exist or cannot be read by this user. Give "
-            "the survey's file."
+            f"data-path = {config.node.data_path!r} does not exist or cannot be read by this user. "
+            "Give the survey's file."
         )
-    if state := config.node.get("state-path"):
+    if config.node.state_path:
         try:
-            make_folder(Path(str(state)))
+            make_folder(Path(config.node.state_path))
         except OSError as error:
             raise DeploymentError(
-                f"state-path = {state!r} cannot be made: {error.strerror}. Give a folder that this "
-                "user may write."
+                f"state-path = {config.node.state_path!r} cannot be made: {error.strerror}. Give a "
+                "folder that this user may write."
             ) from None
 
 
-def _known(table: Any, keys: Any, where: str) -> dict[str, Any]:
+def _known(table: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
     if not isinstance(table, Mapping):
         raise DeploymentError(f"{where} expected a table, got {table!r}.")
     for key in table:
@@ -128,16 +114,3 @@ def _known(table: Any, keys: Any, where: str) -> dict[str, Any]:
                 f"{', '.join(keys)}."
             )
     return dict(table)
-
-
-def _typed(file: Path, key: str, value: object) -> Scalar:
-    expected = NODE_TYPES[key]
-    if expected is float and type(value) is int:
-        value = float(value)
-    if type(value) is not expected:
-        names = {str: "a text", float: "a number", bool: "true or false"}
-        raise DeploymentError(f"{file}: {key} = {value!r}: expected {names[expected]}.")
-    choices = {"role": ROLES, "privacy-unit": UNITS}.get(key)
-    if choices and value not in choices:
-        raise DeploymentError(f"{file}: {key} = {value!r}: expected one of {', '.join(choices)}.")
-    return value  # type: ignore[return-value]
