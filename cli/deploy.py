@@ -12,9 +12,9 @@ from deployment.hand_over import hand_over, party_folder
 from deployment.node_keys import PUBLIC_KEY, make_node_key, read_public_key
 from deployment.parties import Party, parse_party
 from deployment.registration import register_parties, unregister
+from deployment.superlink import probe_superlink, run_superlink
 from deployment.supernode import run_supernode
 from deployment.supernode_config import check_supernode, read_supernode_config
-from deployment.superlink import probe_superlink, run_superlink
 from task.errors import DeploymentError
 
 deploy = typer.Typer(

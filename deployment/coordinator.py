@@ -1,14 +1,16 @@
 """The coordinator's folder: who takes part, the SuperLink's certificate, and where things lie.
 
-FOLDER/coordinator/       stays with the coordinator (mode 0700)
-  superlink.toml          address, names in the certificate, where to listen
-  ca.crt ca.key           the certificate authority; ca.key may be kept elsewhere (`renew`)
-  server.pem server.key   the SuperLink's certificate and key
-  parties.toml            who takes part: groups, role, public key, node id
-  registry.toml           the part of it that a run reads (`nodes.registry`)
-  flower/                 FLWR_HOME; config.toml with the connection `pluralllm`
-  state.db, runs/, logs/
-FOLDER/parties/NAME/      to hand over to that party (`deployment.hand_over`)
+In `FOLDER/coordinator/`, which stays with the coordinator (mode 0700):
+
+- `superlink.toml`: address, names in the certificate, where to listen;
+- `ca.crt`, `ca.key`: the certificate authority; `ca.key` may be kept elsewhere (`renew`);
+- `server.pem`, `server.key`: the SuperLink's certificate and key;
+- `parties.toml`: who takes part, with groups, role, public key and node id;
+- `registry.toml`: the part of it that a run reads (`nodes.registry`);
+- `flower/`: FLWR_HOME, whose `config.toml` has the connection `pluralllm`;
+- `state.db`, `runs.jsonl`, `runs/`, `logs/`.
+
+`FOLDER/parties/NAME/` is to be handed over to that party (`deployment.hand_over`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -81,6 +83,7 @@ class Coordinator:
         self.state = self.own / "state.db"
         self.logs = self.own / "logs"
         self.runs = self.own / "runs"
+        self.run_list = self.own / "runs.jsonl"
         self._settings = self.own / "superlink.toml"
         self._parties = self.own / "parties.toml"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -53,6 +54,14 @@ def environment(home: Path) -> dict[str, str]:
 def program(name: str) -> str:
     """Return the path of one of Flower's commands: the one next to this Python."""
     return str(Path(sys.executable).with_name(name))
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nothing listens on."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        port: int = trial.getsockname()[1]
+        return port
 
 
 def ask(connection: Connection, arguments: Sequence[str]) -> dict[str, Any]:

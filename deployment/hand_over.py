@@ -29,7 +29,7 @@ state-path = "state"           # what this machine keeps between rounds; only it
 """
 
 README = """\
-1. pluralllm deploy key .           makes this machine's key; send {public} (not {private}) to the coordinator
+1. pluralllm deploy key .           makes this machine's key; send the coordinator {public} only
 2. fill in data-path in {file}, then: pluralllm check-data YOUR-FILE
 3. pluralllm deploy supernode .     takes part until it is stopped; start it again at any time
 """

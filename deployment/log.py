@@ -29,9 +29,10 @@ class ProcessLog:
 
 
 def process_log(file: Path) -> ProcessLog:
-    """Open a log file: at most eight of 10 MB, the older ones numbered. Requests that went well stay out.
+    """Open a log file: at most eight of 10 MB, the older ones numbered.
 
-    Flower's own `--log-file` leaves out what the apps print, and rotates by age alone.
+    Requests that went well are left out of it, and of the console. Flower's own `--log-file` leaves
+    out what the apps print, and rotates by age alone.
     """
     logger = logging.Logger(str(file))
     handler = RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES, encoding="utf-8")

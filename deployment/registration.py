@@ -69,9 +69,8 @@ def unregister(coordinator: Coordinator, name: str) -> None:
                 f"There is no party {name!r}. Expected one of {', '.join(parties)}."
             )
         number = parties[name].node_id
-        if number:
-            if number in known_nodes(coordinator):
-                flower.ask(connection(coordinator), ["supernode", "unregister", number, CONNECTION])
+        if number and number in known_nodes(coordinator):
+            flower.ask(connection(coordinator), ["supernode", "unregister", number, CONNECTION])
         del parties[name]
 
 

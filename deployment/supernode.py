@@ -1,6 +1,5 @@
 """A party's SuperNode, supervised: it comes back after a restart, a lost link or a crash."""
 
-import socket
 import time
 from dataclasses import dataclass, field
 
@@ -34,7 +33,7 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
     node_config = home / "node-config.toml"
     write_toml(node_config, config.given, "Written by `pluralllm deploy supernode`.")
     command = [flower.program("flower-supernode"), "--superlink", config.address.text]
-    command += ["--host", "127.0.0.1", "--port", str(port or free_port())]
+    command += ["--host", "127.0.0.1", "--port", str(port or flower.free_port())]
     command += ["--node-config", str(node_config)]
     if insecure:
         command += ["--insecure"]
@@ -56,14 +55,6 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
         say=log.say,
         explain=Refusals(config, insecure=insecure).explain,
     ).run()
-
-
-def free_port() -> int:
-    """Return a port of the loopback address that nothing listens on."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -92,8 +83,8 @@ class Refusals:
         self.refused_since = None
         if "SuperNode terminated gracefully" in text:
             return (
-                "The SuperLink no longer accepts this node: it was removed there, or this machine's "
-                f"clock ({time.strftime('%Y-%m-%d %H:%M:%S %Z')}) is minutes off. Ask the "
+                "The SuperLink no longer accepts this node: it was removed there, or the clock "
+                f"here ({time.strftime('%Y-%m-%d %H:%M:%S %Z')}) is minutes off. Ask the "
                 "coordinator."
             )
         if "Exit Code: 606" in text:
