@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cli.deploy_run import run_on_nodes
+from cli.settings import Settings
 from deployment.coordinator import Coordinator, parse_address
 from deployment.hand_over import hand_over, party_folder
 from deployment.node_keys import PUBLIC_KEY, make_node_key, read_public_key
@@ -167,6 +169,16 @@ def supernode(
     config = read_supernode_config(path)
     check_supernode(config, insecure=insecure)
     run_supernode(config, insecure=insecure, port=port)
+
+
+@deploy.command()
+def run(
+    folder: Folder,
+    settings: Settings = None,
+    detach: Annotated[bool, typer.Option(help="Start the run and return.")] = False,
+) -> None:
+    """For the coordinator: train on the parties' nodes. The run outlives this command."""
+    run_on_nodes(folder, settings, detach=detach)
 
 
 def _hand_over(coordinator: Coordinator, party: Party, *, make_key: bool) -> None:

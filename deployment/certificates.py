@@ -111,8 +111,8 @@ def read_certificate(path: Path) -> x509.Certificate:
     if certificate.not_valid_after_utc <= _now():
         raise DeploymentError(
             f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. The "
-            "coordinator renews the server's with `pluralllm deploy renew`; a new ca.crt comes with "
-            "a new deployment only."
+            "coordinator renews the server's with `pluralllm deploy renew`; a new ca.crt comes "
+            "with a new deployment only."
         )
     return certificate
 

@@ -1,6 +1,7 @@
 """Flower's own commands: the environment they run in, and what they answer."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -14,7 +15,8 @@ from typing import Any
 from task.errors import DeploymentError, UserError
 from task.paths import project_folder
 
-STATUS_SECONDS = 30
+STATUS_SECONDS = 30.0
+POLL_SECONDS = 2.0
 COMPLETED = "finished:completed"
 
 
@@ -88,20 +90,28 @@ def ask(connection: Connection, arguments: Sequence[str]) -> dict[str, Any]:
     return answer
 
 
-def run_status(connection: Connection, run_id: str = "") -> str:
-    """Return how a run ended, by default the last one.
+def run_status(
+    connection: Connection, run_id: str = "", *, patience: float | None = STATUS_SECONDS
+) -> str:
+    """Return how a run ended, or how it stands when patience has run out.
 
     `flwr run` exits with 0 even when the ServerApp raised; `flwr ls` knows better, in a moment.
+
+    Args:
+        connection: the way to the SuperLink.
+        run_id: by default that of the last run.
+        patience: seconds to wait for the end. None: however long it takes.
     """
     arguments = ["ls", connection.name] + (["--run-id", run_id] if run_id else [])
-    deadline = time.monotonic() + STATUS_SECONDS
-    status = "unknown"
-    while not status.startswith("finished") and time.monotonic() < deadline:
+    deadline = time.monotonic() + (math.inf if patience is None else patience)
+    while True:
         try:
             status = str(ask(connection, arguments)["runs"][0]["status"])
         except (DeploymentError, LookupError) as error:
             return f"unknown: {error}"
-    return status
+        if status.startswith("finished") or time.monotonic() >= deadline:
+            return status
+        time.sleep(POLL_SECONDS)
 
 
 def app_folder() -> Path:
