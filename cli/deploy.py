@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.deploy_run import run_on_nodes
+from cli.deploy_status import show_status
 from cli.settings import Settings
 from deployment.coordinator import Coordinator, parse_address
 from deployment.hand_over import hand_over, party_folder
@@ -179,6 +180,15 @@ def run(
 ) -> None:
     """For the coordinator: train on the parties' nodes. The run outlives this command."""
     run_on_nodes(folder, settings, detach=detach)
+
+
+@deploy.command()
+def status(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """For the coordinator: SuperLink, nodes, and how the last runs stand."""
+    show_status(folder, as_json=as_json)
 
 
 def _hand_over(coordinator: Coordinator, party: Party, *, make_key: bool) -> None:
