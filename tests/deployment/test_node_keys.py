@@ -31,7 +31,7 @@ def test_the_fingerprint_is_that_of_ssh_keygen(tmp_path: Path) -> None:
 def test_a_readable_private_key_is_refused(tmp_path: Path) -> None:
     make_node_key(tmp_path)
     (tmp_path / "node.key").chmod(0o640)
-    with pytest.raises(DeploymentError, match="mode 0640.*chmod 600"):
+    with pytest.raises(DeploymentError, match=r"mode 0640.*chmod 600"):
         check_private_key(tmp_path / "node.key")
 
 

@@ -21,6 +21,7 @@ class Database:
     nodes: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
+    first: int = 100
 
     def ask(self, _: flower.Connection, arguments: Sequence[str]) -> dict[str, Any]:
         verb = arguments[1]
@@ -32,7 +33,7 @@ class Database:
         key = Path(arguments[2]).read_text()
         if key in self.keys:
             raise DeploymentError("Public key already in use.")
-        number = str(100 + len(self.keys))
+        number = str(self.first + len(self.keys))
         self.keys[key], self.nodes[number] = number, "registered"
         self.names.append(arguments[-1])
         return {"node-id": number}
@@ -91,9 +92,9 @@ def test_a_new_database_gets_the_nodes_anew(coordinator: Coordinator, database: 
     register_parties(coordinator)
     database.nodes.clear()
     database.keys.clear()
-    database.keys["stranger"] = "5"  # so that ids differ from those before
+    database.first = 200
     register_parties(coordinator)
-    assert ids(coordinator) == ["101", "", "102"]
+    assert ids(coordinator) == ["200", "", "201"]
 
 
 def test_a_removed_party_is_cut_off_and_forgotten(
