@@ -1,0 +1,116 @@
+"""The coordinator's SuperLink, supervised: TLS, known nodes only, state that outlives it."""
+
+import threading
+from collections.abc import Callable
+
+from deployment import flower
+from deployment.certificates import days_left, read_certificate
+from deployment.coordinator import Coordinator
+from deployment.gateway import open_gateway
+from deployment.log import ProcessLog, process_log
+from deployment.probe import Probe, probe
+from deployment.registration import register_parties
+from deployment.supervisor import Ended, Supervisor, sole_owner
+from task.errors import DeploymentError
+
+POLL_SECONDS = 0.5
+RETRY_SECONDS = 10.0
+EXPIRY_WARNING_DAYS = 30
+
+
+def run_superlink(coordinator: Coordinator, *, insecure: bool = False) -> None:
+    """Run the SuperLink in the foreground until this process is told to stop.
+
+    Raises:
+        DeploymentError: it cannot start: a port in use, a certificate that is missing or expired.
+    """
+    log = process_log(coordinator.logs / "superlink.log")
+    with sole_owner(coordinator.flower_home):
+        if insecure:
+            log.say(
+                "WARNING: --insecure: nothing is encrypted, and whoever reaches port "
+                f"{coordinator.address.port} may take part or start runs. For tests on one machine."
+            )
+            coordinator.write_connection(coordinator.address.port, insecure=True)
+            _supervise(coordinator, log, insecure=True)
+            return
+        _check_certificates(coordinator, log.say)
+        port = flower.free_port()
+        with open_gateway(coordinator, port):
+            coordinator.write_connection(port, insecure=False)
+            _supervise(coordinator, log, insecure=False)
+
+
+def _supervise(coordinator: Coordinator, log: ProcessLog, *, insecure: bool) -> None:
+    Supervisor(
+        superlink_command(coordinator, insecure=insecure),
+        flower.environment(coordinator.flower_home),
+        coordinator.flower_home,
+        output=log.output,
+        say=log.say,
+        explain=_explain,
+        started=lambda over: _follow(coordinator, insecure=insecure, over=over, say=log.say),
+    ).run()
+
+
+def superlink_command(coordinator: Coordinator, *, insecure: bool) -> list[str]:
+    """Return the SuperLink's command line; nodes reach it through `deployment.gateway`."""
+    listen = coordinator.address.listen if insecure else "127.0.0.1"
+    command = [flower.program("flower-superlink"), "--host", listen]
+    command += ["--port", str(coordinator.local_port), "--database", str(coordinator.state)]
+    command += ["--disable-runtime-dependency-installation"]
+    if insecure:
+        return [*command, "--insecure"]
+    command += ["--ssl-ca-certfile", str(coordinator.authority)]
+    command += ["--ssl-certfile", str(coordinator.certificate)]
+    command += ["--ssl-keyfile", str(coordinator.key)]
+    return [*command, "--enable-supernode-auth"]
+
+
+def probe_superlink(coordinator: Coordinator) -> Probe:
+    """Say whether the coordinator's SuperLink answers on this machine."""
+    authority = None if coordinator.is_insecure else coordinator.authority
+    return probe("127.0.0.1", coordinator.local_port, authority)
+
+
+def _check_certificates(coordinator: Coordinator, say: Callable[[str], None]) -> None:
+    read_certificate(coordinator.authority)
+    left = days_left(read_certificate(coordinator.certificate))
+    if left < EXPIRY_WARNING_DAYS:
+        say(f"WARNING: the server's certificate ends in {left} days: run `pluralllm deploy renew`.")
+
+
+def _follow(
+    coordinator: Coordinator,
+    *,
+    insecure: bool,
+    over: threading.Event,
+    say: Callable[[str], None],
+) -> None:
+    """Wait until the SuperLink answers, then register who is not yet registered."""
+    while not probe_superlink(coordinator).up:
+        if over.wait(POLL_SECONDS):
+            return
+    say(f"The SuperLink answers at {coordinator.address.text}.")
+    while not insecure and not over.is_set():
+        try:
+            for line in register_parties(coordinator):
+                say(line)
+        except DeploymentError as error:
+            say(f"{error} Trying again in {RETRY_SECONDS:.0f} s.")
+            over.wait(RETRY_SECONDS)
+        else:
+            say(f"Nodes are known; the registry is {coordinator.registry}.")
+            return
+
+
+def _explain(ended: Ended) -> str:
+    text = "\n".join(ended.lines)
+    if "address already in use" in text:
+        return "The SuperLink ended: its port is in use."
+    if "Exit Code: 105" in text:
+        return (
+            "The SuperLink ended: its database (state.db) is of another version of Flower. Install "
+            "that version, or move the database away: all nodes are then registered anew."
+        )
+    return f"The SuperLink ended (exit status {ended.status}); a run in progress has failed."
