@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from server_app.announcing import announce
 from task import records
 from task.errors import EncoderError, PopulationError
 from task.features import FeatureSums
@@ -82,7 +83,8 @@ def discover_clients(grid: Grid, timeout: float) -> Population:
         if len(replies) >= max(expected, 1):
             return _assemble(replies)
         if time.monotonic() > next_notice:
-            print(f"Waiting for nodes: {len(replies)} of {expected} have answered", flush=True)
+            text = f"Waiting for nodes: {len(replies)} of {expected} have answered"
+            announce("waiting", text, {"answered": len(replies), "expected": expected})
             next_notice = time.monotonic() + NOTICE_SECONDS
         if time.monotonic() > deadline:
             raise PopulationError(
