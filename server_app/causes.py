@@ -5,18 +5,18 @@ import re
 CAUSES = ("lost", "timeout", "raised", "rejected", "other")
 """All that `cause_of` returns:
 
-- `lost`: the node is gone, its process died, or no message could reach it.
-- `timeout`: no reply within the time that a round has.
+- `lost`: the node is gone or was restarted, its process died, or no message could reach it.
+- `timeout`: no reply within the time that a round has, or still at work on an earlier one.
 - `raised`: the ClientApp raised an error, a refusal of the node's owner among them.
 - `rejected`: a reply came and must not be aggregated.
 - `other`: anything else.
 """
 
 _PATTERNS = {
-    "timeout": r"no reply (within|in time)",
+    "timeout": r"no reply (within|in time)|it is still at work",
     # Flower's own texts for codes 3, 4, 5 and 8, and what the population grid says.
     "lost": r"Error: (Node|Message|Reply Message) Unavailable|ClientApp stopped responding"
-    r"|the runtime did not accept|error code [3458]$",
+    r"|the runtime did not accept|its node (is not connected|was restarted)$|error code [3458]$",
     # "<class 'ValueError'>:<'...'>" from a SuperNode, "ValueError: ..." from the cohort engine.
     "raised": r"<class '|An exception was raised|\w*(Error|Exception|Interrupt)(:|$)"
     r"|error code [12]$",
