@@ -70,15 +70,17 @@ SHOWN_OF_MANY = 30
 
 
 def print_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one row per group, best first within each role, beside the baselines.
+    """Print one row per group, best first within each role, beside the baselines, if there are any.
 
     Of many groups the best and the worst are shown.
     """
     width = max(len("group"), *(len(group) for group in groups))
-    titles = ["group".ljust(width), "role    ", *_SCORE_TITLES, "uniform", "population mean"]
+    known = [name for name in _BASELINES if all(name in entry for entry in groups.values())]
+    shown = [name.replace("_", " ") for name in known]
+    titles = ["group".ljust(width), "role    ", *_SCORE_TITLES, *shown]
     widths = [len(title) for title in titles]
     lines = ["", _row(titles, widths)]
-    keys = (*_SCORE_KEYS, "uniform", "population_mean")
+    keys = (*_SCORE_KEYS, *known)
     for role in ("held-out", "train"):
         names = [group for group in groups if groups[group]["role"] == role]
         names.sort(key=lambda group: -groups[group]["alignment_score"])
@@ -114,7 +116,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     told = {key: value for key, value in summary.items() if key not in _BY_GROUP}
     announce("summary", "\n".join(lines), told)
     reported = summary["held_out"] if summary["held_out"]["model"] else summary["train"]
-    for name in ("uniform", "population_mean"):
+    for name in _BASELINES:
         baseline = reported.get(name)
         if baseline and reported["model"]["alignment_score"] < baseline["alignment_score"]:
             announce(
@@ -126,6 +128,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
             )
 
 
+_BASELINES = ("uniform", "population_mean")  # there are none where nodes alone have the data
 _SCORE_TITLES = ("    AS", "seen q.", " new q.")
 _SCORE_KEYS = (
     "alignment_score",
