@@ -220,7 +220,7 @@ def test_manifests_hold_no_secret_and_never_two_of_a_kind() -> None:
 
 
 def mentioned_commands() -> list[list[str]]:
-    files = [DOCKER / "README.md", DOCKER / "kubernetes.md", ROOT / "docs" / "deploy.md"]
+    files = [DOCKER / "README.md", DOCKER / "kubernetes.md"]
     calls = [call for file in files for call in pluralllm_commands(shell_blocks(file))]
     calls += [service["command"] for service in SERVICES.values()]
     calls += [container["args"] for pod in PODS for container in pod["containers"]]
