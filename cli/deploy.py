@@ -26,7 +26,9 @@ deploy = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(help="The deployment's folder.", metavar="FOLDER")]
-Days = Annotated[int, typer.Option(help="Days for which the SuperLink's certificate is valid.")]
+Days = Annotated[
+    int, typer.Option(help="Days for which the SuperLink's certificate is valid.", min=1)
+]
 Insecure = Annotated[
     bool, typer.Option(help="No TLS, no authentication. For tests on one machine only.")
 ]

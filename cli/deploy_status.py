@@ -24,11 +24,9 @@ def show_status(folder: Path, *, as_json: bool) -> None:
     console.print(f"SuperLink {answers}", markup=False, highlight=False)
     console.print(f"its certificate ends in {status.certificate_days} days", highlight=False)
     console.print(_nodes(status))
-    if status.runs:
-        console.print(_runs(status))
     for run in status.runs:
-        for line in _remarks(run):
-            console.print(line, markup=False, highlight=False)
+        for line in _run(run):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _nodes(status: DeploymentStatus) -> Table:
@@ -38,39 +36,19 @@ def _nodes(status: DeploymentStatus) -> Table:
     return table
 
 
-def _runs(status: DeploymentStatus) -> Table:
-    table = Table("run", "started (UTC)", "status", "rounds", "AS train", "AS held-out", "worst")
-    for run in status.runs:
-        done = max(run.rounds_done, 0)
-        scores = run.scores.get("held-out") or run.scores.get("train")
-        worst = "-"
-        if scores and not math.isnan(scores.worst):
-            worst = f"{scores.worst:.4f} {scores.worst_group}"
-        table.add_row(
-            run.run_id,
-            run.started,
-            run.status,
-            f"{done}/{run.num_rounds or '?'}",
-            *(_mean(run, role) for role in ("train", "held-out")),
-            worst,
+def _run(run: RunStatus) -> list[str]:
+    rounds = f"round {run.rounds_done}" if run.rounds_done >= 0 else "no round yet"
+    of = f" of {run.num_rounds}" if run.num_rounds else ""
+    lines = [f"run {run.run_id}: {run.status}, {rounds}{of}; started {run.started}"]
+    for role, scores in run.scores.items():
+        worst = "" if math.isnan(scores.worst) else f", worst {scores.worst:.4f} "
+        lines.append(
+            f"  {role}: mean AS {scores.mean:.4f}{worst}{scores.worst_group} (round {scores.round})"
         )
-    return table
-
-
-def _mean(run: RunStatus, role: str) -> str:
-    scores = run.scores.get(role)
-    return f"{scores.mean:.4f} (round {scores.round})" if scores else "-"
-
-
-def _remarks(run: RunStatus) -> list[str]:
-    remarks = [f"{run.run_id}: {run.directory}"]
+    lines += [f"  {who} failed {times} time(s)" for who, times in sorted(run.failures.items())]
     if run.reason:
-        remarks.append(f"{run.run_id}: {run.reason}")
-    remarks += [
-        f"{run.run_id}: {client} failed {count} time(s)"
-        for client, count in sorted(run.failures.items())
-    ]
-    return remarks
+        lines.append(f"  reason: {run.reason}")
+    return [*lines, f"  in {run.directory}"]
 
 
 def _without_nan(value: Any) -> Any:

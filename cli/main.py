@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from cli.check_data import check_data_command
 from cli.compare import compare
 from cli.deploy import deploy
 from cli.doctor import doctor
@@ -27,6 +28,7 @@ app.command("report")(report)
 app.command("embed")(embed)
 app.command("predict")(predict)
 app.command("privacy")(privacy)
+app.command("check-data")(check_data_command)
 app.command("config")(show_config)
 app.command("doctor")(doctor)
 app.add_typer(deploy, name="deploy")

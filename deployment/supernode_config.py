@@ -11,6 +11,7 @@ from deployment.coordinator import SuperLinkAddress, parse_address
 from deployment.files import make_folder, read_toml
 from deployment.hand_over import SUPERNODE_FILE
 from deployment.node_keys import check_private_key
+from task.data_check import asked_only
 from task.errors import ConfigError, DeploymentError, suggest
 from task.node_config import NodeConfig, node_help
 from task.settings import Scalar
@@ -85,6 +86,7 @@ def check_supernode(config: SuperNodeConfig, *, insecure: bool) -> None:
     Raises:
         DeploymentError: the key or the certificate is missing or wrong, or the state folder cannot
             be written.
+        SurveyError: the survey is malformed, or lacks a group that the node is to serve.
     """
     if not insecure:
         read_certificate(config.authority)
@@ -94,6 +96,7 @@ def check_supernode(config: SuperNodeConfig, *, insecure: bool) -> None:
             f"data-path = {config.node.data_path!r} does not exist or cannot be read by this user. "
             "Give the survey's file."
         )
+    asked_only(config.node)  # says what is wrong with the survey
     if config.node.state_path:
         try:
             make_folder(Path(config.node.state_path))
