@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from server_app.announcing import announce, announce_as
 from server_app.bounds import UpdateBound
 from server_app.briefings import Briefings
 from server_app.connections import Connections
@@ -48,13 +49,15 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
         UserError: something that the user can put right, named before any training starts.
         RoundError: too few clients sent a valid reply.
     """
+    announce_as(config.log)
     logging.getLogger("flwr").setLevel(logging.INFO if config.log.flower else logging.ERROR)
     strategy = strategy or make_strategy(config)
     require_private_strategy(strategy, config)
     check_sinks(config.log)
     path = config.run.directory or project_folder() / default_run_directory(config, datetime.now())
     directory = RunDirectory.create(Path(path), config)
-    print(f"Run directory: {directory.path}", flush=True)
+    where = {"directory": str(directory.path)}
+    announce("run-started", f"Run directory: {directory.path}", where)
     with directory.recording_status():
         connections: Connections | None = None
         baselines: Mapping[str, Scores] = {}
@@ -67,13 +70,13 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
             # They are computed from all groups' answers, so they are as exact as groups' scores.
             baselines = score_baselines(config) if config.privacy.metrics == "full" else {}
             population = discover_clients(grid, config.train.round_timeout)
-        _print_population(population, num_groups)
+        _announce_population(population, num_groups)
         _train(grid, config, strategy, population, baselines, directory, connections)
     if (directory.path / "summary.json").exists():
         from server_app.plots import plot_run  # matplotlib takes a second to load
 
         plot_run(directory)
-    print(f"\nRun directory: {directory.path}", flush=True)
+    announce("run-completed", f"\nRun directory: {directory.path}", where)
     return directory
 
 
@@ -96,7 +99,7 @@ def _train(
     )
     privacy = RunPrivacy(config, population, directory)
     if plan := privacy.plan():
-        print(plan, flush=True)
+        announce("privacy-plan", plan, {"plan": plan})
     train_ids = [client.id for client in population.clients if client.role == "train"]
     make_grid: Callable[..., PopulationGrid] = PopulationGrid
     if config.privacy.secure_aggregation:
@@ -146,16 +149,18 @@ def _train(
 def _load_survey(config: RunConfig) -> int:
     """Read the survey and its features ahead of the clients; return the number of groups."""
     survey = load_survey(config)
-    print(f"Survey: {survey.summary()}", flush=True)
+    announce("survey", f"Survey: {survey.summary()}", {"summary": survey.summary()})
     # With all of this machine's cores: clients then read them from the cache.
     load_features(config.data, config.encoder, config.run.seed)
     return len(survey.answers)
 
 
-def _print_population(population: Population, num_groups: int) -> None:
+def _announce_population(population: Population, num_groups: int) -> None:
     for role, label in (("train", "Training groups"), ("held-out", "Held-out groups")):
         groups = [client.group for client in population.clients if client.role == role]
         shown = ", ".join(groups[:12]) + (f" and {len(groups) - 12} more" if groups[12:] else "")
-        print(f"{label} ({len(groups)}): {shown}", flush=True)
+        fields = {"role": role, "number": len(groups), "first": groups[:12]}
+        announce("population", f"{label} ({len(groups)}): {shown}", fields)
     if left_out := num_groups - len(population.clients):
-        print(f"Groups of the survey that take no part: {left_out}", flush=True)
+        text = f"Groups of the survey that take no part: {left_out}"
+        announce("groups-left-out", text, {"number": left_out})

@@ -7,6 +7,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
+from server_app.announcing import announce
 from server_app.exchange import Exchange
 from server_app.fairness import (
     ROLE_KEYS,
@@ -113,7 +114,7 @@ class RoundMonitor:
 
     def stop(self, reason: str) -> None:
         """Say why the run ends early, and score what it ends with, if that may be."""
-        print(f"\n{reason}", flush=True)
+        announce("stopped", f"\n{reason}", {"reason": reason}, "warning")
         if self._observed is None:
             return
         server_round, arrays = self._observed
@@ -182,7 +183,7 @@ class RoundMonitor:
 
     def _print_promise(self) -> None:
         if guarantee := self._privacy.guarantee():
-            print(f"\nPrivacy: {guarantee}", flush=True)
+            announce("privacy", f"\nPrivacy: {guarantee}", guarantee.to_json())
 
     def _finish_undisclosed(self) -> None:
         """Write what a run may tell that discloses no group's scores."""

@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 import torch
 
+from server_app.announcing import announce
 from task.config import RunConfig
 from task.errors import RunDirectoryError
 from task.predictor import PreferencePredictor
@@ -78,7 +79,9 @@ class RunDirectory:
         try:
             yield
         except BaseException as error:
-            self.write_status("failed", str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
+            self.write_status("failed", reason)
+            announce("run-failed", fields={"reason": reason}, level="error")
             raise
         self.write_status("completed")
 
