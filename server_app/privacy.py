@@ -1,6 +1,7 @@
 """What a run's privacy settings promise: the guarantee so far, and what it does not cover."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
@@ -43,6 +44,26 @@ class RunPrivacy:
             num_clients = sum(client.role == "train" for client in population.clients)
             self.central = CentralPrivacy(config, num_clients, ledger)
         self._require_member_budget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later rounds depend on, as plain data."""
+        return {
+            "central": self.central.state_dict() if self.central else None,
+            "reported": self._reported,
+            "asked": list(self._asked),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            RunDirectoryError: the ledger has lost releases since.
+        """
+        if self.central:
+            self.central.load_state_dict(state["central"])
+        self._reported = state["reported"]
+        rounds, scores = state["asked"]
+        self._asked = (rounds, scores)
 
     @property
     def hides_cohorts(self) -> bool:

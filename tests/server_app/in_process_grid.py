@@ -29,6 +29,7 @@ from task.encoder import saved_settings
 from task.predictor import PreferencePredictor
 
 RUN_ID = 7
+RUN_KEY = "0123456789abcdef"
 
 Fault = Callable[[Message, Callable[[Message], Message]], Message | None]
 """(message, the ClientApp) to the node's reply; None when it never answers."""
@@ -238,7 +239,7 @@ def make_population(
     population = PopulationGrid(
         grid,
         found.clients,
-        Briefings(config, found, predictor),
+        Briefings(config, found, predictor, RUN_KEY),
         seed=config.run.seed,
         sampler=CohortSampler(config, train_ids),
         min_valid_fraction=config.train.min_valid_fraction,

@@ -93,7 +93,11 @@ def test_a_run_leaves_a_complete_directory(project: Path) -> None:
     ]
     saved = RunConfig.from_flat(read_toml(project / "run" / "config.toml"))
     assert saved == replace(config, run=replace(config.run, directory=str(project / "run")))
-    assert read(project / "run" / "status.json") == {"status": "completed", "reason": ""}
+    assert read(project / "run" / "status.json") == {
+        "status": "completed",
+        "reason": "",
+        "resumed": 0,
+    }
     assert matplotlib.image.imread(project / "run" / "plots" / "run.png").size > 0
 
 
