@@ -37,4 +37,6 @@ def state_folder(config: RunConfig, context: Context, message: Message) -> Path:
         )
     if config.run.directory:
         return Path(config.run.directory) / CLIENTS_FOLDER
+    if config.run.resume and (kept := Path(config.run.resume) / CLIENTS_FOLDER).is_dir():
+        return kept
     return cache_directory(config.encoder) / CLIENTS_FOLDER / f"run-{key}"

@@ -81,6 +81,7 @@ class CentralPrivacy:
             self._config.delta,
             self._config.accountant,
             self._ledger.count(SCORES) + scores,
+            self._ledger.count_repeated(UPDATE),
         )
 
     def _noise(self, release: Release, *parts: str) -> Noise:

@@ -5,12 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flwr.serverapp.strategy import Strategy
+
 from server_app.checkpoint_files import DamagedError, read_state, write_state
 from server_app.plain_state import Packed, pack, unpack
+from server_app.strategies.personal import KeepsPersonal
+from task.config import RunConfig
 from task.errors import RunDirectoryError
 from task.operations_config import CheckpointConfig
+from task.settings import require
 
 FOLDER = "checkpoints"
+TOP_K = "top-k"
 _RUN = "run"
 
 
@@ -25,6 +31,18 @@ class Checkpoint:
 
     server_round: int
     state: dict[str, Any]
+
+
+def require_every_round(strategy: Strategy, config: RunConfig) -> None:
+    """Raise a `ConfigError` where clients would have to repeat more rounds than they can."""
+    every = config.checkpoint.every
+    for keeps, what in (
+        (isinstance(strategy, KeepsPersonal), f"strategy.name = {config.strategy.name!r}"),
+        (config.compression.name == TOP_K, f"compression.name = {TOP_K!r}"),
+    ):
+        if keeps:
+            expected = f"0 or 1 with {what}: clients can repeat their last round and no other"
+            require(every <= 1, "checkpoint.every", every, expected)
 
 
 class Checkpoints:

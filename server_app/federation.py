@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from server_app.briefings import Briefings
+from server_app.checkpoints import require_every_round
 from server_app.discovery import Population, discover_clients
 from server_app.fairness import Scores
 from server_app.inbox import Inbox
@@ -51,6 +52,7 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
     logging.getLogger("flwr").setLevel(logging.INFO if config.log.flower else logging.ERROR)
     strategy = strategy or make_strategy(config)
     require_private_strategy(strategy, config)
+    require_every_round(strategy, config)
     check_sinks(config.log)
     if config.run.resume:
         require_resumable(strategy)
@@ -93,7 +95,7 @@ def _train(
         population.answers,
     )
     privacy = RunPrivacy(config, population, directory)
-    if plan := privacy.plan():
+    if plan := privacy.plan(run.resumed.server_round if run.resumed else None):
         print(plan, flush=True)
     train_ids = [client.id for client in population.clients if client.role == "train"]
     make_grid: Callable[..., PopulationGrid] = PopulationGrid

@@ -157,21 +157,27 @@ class RunPrivacy:
             )
         return None
 
-    def plan(self) -> str:
-        """Say what the whole run will cost, and how far a budget lasts."""
+    def plan(self, finished: int | None = None) -> str:
+        """Say what the whole run will cost, and how far a budget lasts.
+
+        Args:
+            finished: the last finished round of a resumed run.
+        """
         privacy, rounds = self._config.privacy, self._config.train.num_rounds
         if not self.central or not privacy.noise_multiplier:
             return ""
-        every = self._config.evaluation.every
+        every, before = self._config.evaluation.every, finished or 0
+        evaluated = 0 if finished is None else 1 + before // every
 
         def cost(updates: int) -> float:
-            scores = 1 + -(-updates // every) if privacy.metrics == "noisy" else 0
+            scores = 1 + -(-(before + updates) // every) - evaluated
+            scores = scores if privacy.metrics == "noisy" else 0
             return self.central.epsilon(updates=updates, scores=scores) if self.central else 0.0
 
-        text = f"Privacy: epsilon = {cost(rounds):.4g} after all {rounds} rounds"
+        text = f"Privacy: epsilon = {cost(rounds - before):.4g} after all {rounds} rounds"
         if (
             privacy.max_epsilon
-            and (lasts := affordable(cost, privacy.max_epsilon, rounds)) < rounds
+            and (lasts := before + affordable(cost, privacy.max_epsilon, rounds - before)) < rounds
         ):
             text += f"; the budget of {privacy.max_epsilon:g} lasts for {lasts}"
         return text

@@ -157,25 +157,38 @@ class ClientReleases:
             return f"one of {self.num_clients} clients has other data (replace-one)"
         return f"one of {self.num_clients} clients contributes nothing instead (zero-out)"
 
-    def event(self, num_rounds: int, num_evaluations: int = 0) -> "DpEvent":
-        """Return what so many rounds and noisy evaluations release."""
+    def event(self, num_rounds: int, num_evaluations: int = 0, num_repeated: int = 0) -> "DpEvent":
+        """Return what so many rounds and noisy evaluations release; see `epsilon`."""
         from dp_accounting import ComposedDpEvent, DpEvent, GaussianDpEvent, SelfComposedDpEvent
 
         events: list[DpEvent] = []
         if num_rounds:
-            events.append(self._rounds(num_rounds))
+            events.append(self._rounds(num_rounds, num_repeated))
         if num_evaluations:
             scores = GaussianDpEvent(self.metrics_noise_multiplier)
             events.append(SelfComposedDpEvent(scores, num_evaluations))
         return ComposedDpEvent(events)
 
     def epsilon(
-        self, num_rounds: int, delta: float, accountant: str = "pld", num_evaluations: int = 0
+        self,
+        num_rounds: int,
+        delta: float,
+        accountant: str = "pld",
+        num_evaluations: int = 0,
+        num_repeated: int = 0,
     ) -> float:
-        """Return what so many rounds and noisy evaluations cost."""
+        """Return what so many rounds and noisy evaluations cost.
+
+        Args:
+            num_rounds: noisy sums of updates.
+            delta: the delta of (epsilon, delta).
+            accountant: `pld` or `rdp`.
+            num_evaluations: noisy evaluations.
+            num_repeated: how many of the rounds are of a round that had been released before.
+        """
         if num_rounds and not self.noise_multiplier:
             return math.inf
-        return _epsilon(self, num_rounds, delta, accountant, num_evaluations)
+        return _epsilon(self, num_rounds, delta, accountant, num_evaluations, num_repeated)
 
     def accountant_name(self, wanted: str) -> str:
         """Return which accountant composes: PLDs of sampling without replacement are not known."""
@@ -195,8 +208,8 @@ class ClientReleases:
             return text
         return f"without replacement, {number}, kept secret"
 
-    def _rounds(self, number: int) -> "DpEvent":
-        """Return the event of so many noisy sums of updates."""
+    def _rounds(self, number: int, repeated: int) -> "DpEvent":
+        """Return the event of so many noisy sums of updates, some of a round once more."""
         from dp_accounting import (
             GaussianDpEvent,
             PoissonSampledDpEvent,
@@ -214,7 +227,9 @@ class ClientReleases:
         if self.sampling == "cyclic":
             # All rounds together are one Gaussian mechanism; columns of the strategy matrix have
             # norm 1 and those of a client's turns do not overlap (arXiv 2306.08153, theorem 2).
-            turns = -(-number // self.rounds_per_pass)
+            # A round done again is a turn more for its clients. Where noise is correlated, others
+            # are in that row too, with no more weight: it is counted as everybody's.
+            turns = -(-(number - repeated) // self.rounds_per_pass) + repeated
             return GaussianDpEvent(multiplier / math.sqrt(turns))
         # A client with other data changes the sum by twice the clipping norm.
         sampled = SampledWithoutReplacementDpEvent(
@@ -225,14 +240,19 @@ class ClientReleases:
 
 @lru_cache(maxsize=4096)  # a second each, and asked for again and again
 def _epsilon(
-    releases: ClientReleases, num_rounds: int, delta: float, accountant: str, num_evaluations: int
+    releases: ClientReleases,
+    num_rounds: int,
+    delta: float,
+    accountant: str,
+    num_evaluations: int,
+    num_repeated: int,
 ) -> float:
     from dp_accounting import NeighboringRelation
 
     replace, zero_out = NeighboringRelation.REPLACE_ONE, NeighboringRelation.REPLACE_SPECIAL
     relation = replace if releases.replaces else zero_out
     composed = new_accountant(releases.accountant_name(accountant), relation)
-    composed.compose(releases.event(num_rounds, num_evaluations))
+    composed.compose(releases.event(num_rounds, num_evaluations, num_repeated))
     return float(composed.get_epsilon(delta))
 
 

@@ -59,6 +59,10 @@ class Ledger:
         """Return how many releases of a kind were charged."""
         return sum(release.what == what for release in self.releases)
 
+    def count_repeated(self, what: str) -> int:
+        """Return how many releases of a kind are of a round that had been released before."""
+        return sum(release.what == what and release.attempt > 0 for release in self.releases)
+
     def find(self, what: str, server_round: int, digest: str) -> Release | None:
         """Return the release that a repetition would be, if it costs nothing."""
         if not self._repeats:

@@ -77,4 +77,5 @@ NOISY_SCORE = "noisy-alignment-score"  # metric of an evaluate reply instead of 
 SECURE_AGGREGATION = "secure-aggregation"  # ConfigRecord
 CLIENT_ID = "client-id"  # under which the protocol knows the client
 MAX_EXAMPLES = "max-examples"  # most examples of any client; 0: every client counts the same
+ATTEMPT = "attempt"  # how often the round was tried before: noise differs by it
 LEAST_SURVIVORS = "least-survivors"  # fewest clients in a sum that the server unmasks

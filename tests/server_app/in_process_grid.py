@@ -6,6 +6,7 @@ order and not all at once, every message crosses the wire format. Faults are inj
 
 import os
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from uuid import uuid4
@@ -239,7 +240,7 @@ def make_population(
     population = PopulationGrid(
         grid,
         found.clients,
-        Briefings(config, found, predictor, RUN_KEY),
+        Briefings(config, found, predictor, secrets.token_hex(8)),
         seed=config.run.seed,
         sampler=CohortSampler(config, train_ids),
         min_valid_fraction=config.train.min_valid_fraction,

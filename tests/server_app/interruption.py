@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from flwr.serverapp.strategy import Strategy
 from safetensors.numpy import load_file
 
@@ -18,7 +17,7 @@ from task.config import RunConfig
 MakeStrategy = Callable[[], Strategy]
 
 
-class Interruption(Exception):
+class KilledError(Exception):
     """Ends a run at once, as a kill does; not one of the errors that the app knows."""
 
 
@@ -36,13 +35,13 @@ def run_until(
 
     def dying(self: RoundMonitor, observed: int, *args: Any) -> Any:
         if observed > server_round:
-            raise Interruption
+            raise KilledError
         return observe(self, observed, *args)
 
     RoundMonitor.__call__ = dying  # type: ignore[method-assign]
     try:
         run(config, folder, make)
-    except Interruption:
+    except KilledError:
         return folder
     finally:
         RoundMonitor.__call__ = observe  # type: ignore[method-assign]
@@ -67,7 +66,7 @@ def left_by(folder: Path) -> dict[str, Any]:
         arrays = load_file(folder / f"predictor-{name}" / "model.safetensors")
         left[name] = {key: array.tobytes() for key, array in arrays.items()}
     if (folder / "groups.parquet").exists():
-        left["groups"] = pd.read_parquet(folder / "groups.parquet").to_dict("records")
+        left["groups"] = (folder / "groups.parquet").read_bytes()
     ledger = folder / "privacy-ledger.jsonl"
     left["ledger"] = ledger.read_text() if ledger.exists() else ""
     return left

@@ -81,6 +81,8 @@ def test_a_run_leaves_a_complete_directory(project: Path) -> None:
     config = tiny_config()
     run_app(config, project / "run")
     assert sorted(path.name for path in (project / "run").iterdir()) == [
+        ".lock",
+        "checkpoints",
         "config.toml",
         "environment.json",
         "groups.parquet",
@@ -88,6 +90,7 @@ def test_a_run_leaves_a_complete_directory(project: Path) -> None:
         "plots",
         "predictor-best",
         "predictor-final",
+        "resume.toml",
         "status.json",
         "summary.json",
     ]
