@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from server_app.open_run import resume_settings
 from task.config import RunConfig, help_texts, parse_override, read_toml
 from task.options import fold_options
 from task.settings import Scalar
@@ -29,6 +30,23 @@ def parse_settings(settings: Sequence[str] | None) -> RunConfig:
     Raises:
         ConfigError: a file is missing, or a key or value is wrong.
     """
+    return RunConfig.from_flat(_merged(settings)).with_absolute_paths(Path.cwd())
+
+
+def parse_run_settings(settings: Sequence[str] | None) -> RunConfig:
+    """As `parse_settings`; with `run.resume`, other settings are first those of that run.
+
+    Raises:
+        RunDirectoryError: `run.resume` names no run.
+    """
+    flat = _merged(settings)
+    if resume := flat.get("run.resume"):
+        run = Path.cwd() / Path(str(resume)).expanduser()
+        flat = resume_settings(run) | flat
+    return RunConfig.from_flat(flat).with_absolute_paths(Path.cwd())
+
+
+def _merged(settings: Sequence[str] | None) -> dict[str, Scalar]:
     flat: dict[str, Scalar] = {}
     for text in settings or ():
         if text.endswith(".toml") and "=" not in text:
@@ -36,7 +54,7 @@ def parse_settings(settings: Sequence[str] | None) -> RunConfig:
         else:
             flat.update([parse_override(text)])
         flat = fold_options(flat)
-    return RunConfig.from_flat(flat).with_absolute_paths(Path.cwd())
+    return flat
 
 
 def show_config(

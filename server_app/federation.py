@@ -86,7 +86,7 @@ def _train(
 ) -> None:
     """Run the strategy's rounds; whatever ends them, the last predictor and state are saved."""
     directory, checkpoints = run.directory, run.checkpoints
-    finished = run.resumed.server_round if run.resumed else 0
+    finished = run.resumed.server_round if run.resumed else None
     predictor = PreferencePredictor.initial(
         config.predictor,
         population.feature_sums,
@@ -95,7 +95,7 @@ def _train(
         population.answers,
     )
     privacy = RunPrivacy(config, population, directory)
-    if plan := privacy.plan(run.resumed.server_round if run.resumed else None):
+    if plan := privacy.plan(finished):
         print(plan, flush=True)
     train_ids = [client.id for client in population.clients if client.role == "train"]
     make_grid: Callable[..., PopulationGrid] = PopulationGrid
@@ -114,7 +114,7 @@ def _train(
         privacy=privacy.central,
         inbox=Inbox(*required_metrics(config.privacy)),
     )
-    with closing_sinks(config.log, directory.path, config.to_flat()) as sinks:
+    with closing_sinks(config.log, directory.path, config.to_flat(), finished) as sinks:
         monitor = RoundMonitor(
             clients,
             predictor,
@@ -134,23 +134,17 @@ def _train(
         observe: Observe = monitor
         if run.resumed:
             arrays = state.restore(run.resumed)
-            started = resumed = ResumedStrategy(strategy, finished)
+            started = resumed = ResumedStrategy(strategy, run.resumed.server_round)
             observe = resumed.observing(monitor)
             print(f"Continued after round {finished}", flush=True)
         if checkpoints.enabled:
             monitor.after_round = lambda *after: checkpoints.add(state.after(*after))
-
-        def save() -> None:
-            checkpoints.flush()
-            directory.write_stopped("by a signal, or by flwr stop")
-            monitor.save()
-
         try:
-            with called_when_stopped(save):
+            with called_when_stopped(monitor.save):
                 started.start(
                     grid=clients,
                     initial_arrays=arrays,
-                    num_rounds=config.train.num_rounds - finished,
+                    num_rounds=config.train.num_rounds - (finished or 0),
                     timeout=config.train.round_timeout,
                     train_config=state.train_config,
                     evaluate_config=state.evaluate_config,
@@ -159,8 +153,10 @@ def _train(
         except BudgetError as spent:
             monitor.stop(str(spent))
         finally:
-            checkpoints.flush()
-            monitor.finish()
+            try:
+                checkpoints.flush()
+            finally:
+                monitor.finish()
 
 
 def _print_population(population: Population, num_groups: int) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from server_app.checkpoints import Checkpoint, Checkpoints
 from server_app.discovery import Population
 from server_app.population_record import as_recorded, population_record
 from server_app.run_directory import RunDirectory, read_json
+from server_app.stopping import called_when_stopped
 from task.config import RunConfig, read_toml
 from task.errors import ConfigError, RunDirectoryError
 from task.paths import default_run_directory, project_folder
@@ -81,7 +83,12 @@ def open_run(config: RunConfig) -> Iterator[OpenRun]:
             directory.continue_after(resumed.server_round)
         elif checkpoints.enabled:
             directory.write_config(RESUME_FILE, resume_settings(directory.path))
-        with directory.recording_status():
+        stopped = partial(directory.write_stopped, "by a signal, or by flwr stop")
+        with (
+            directory.recording_status(),
+            called_when_stopped(stopped),
+            called_when_stopped(checkpoints.flush),
+        ):
             yield OpenRun(directory, checkpoints, key, resumed)
 
 

@@ -11,7 +11,8 @@ from server_app.run_directory import RunDirectory
 from server_app.strategies.averaging import reduction_of
 from server_app.strategies.group_weighting import GroupWeighting
 from server_app.strategies.qfedavg import QFedAvg
-from task.accounting import Guarantee, affordable
+from task.accounting import Guarantee
+from task.calibration import affordable
 from task.config import RunConfig
 from task.errors import BudgetError, ConfigError
 from task.ledger import Ledger

@@ -5,6 +5,7 @@ their own for signals (and for `flwr stop`, which sends one): it calls what was 
 `add_exit_handler`, in the main thread, while the ServerApp may go on in another one.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,5 +30,8 @@ def called_when_stopped(save: Callable[[], None]) -> Iterator[None]:
 
 
 def _call_all() -> None:
-    for save in list(_to_call):
-        save()
+    for save in reversed(_to_call):
+        try:
+            save()
+        except Exception as error:  # the others are to be called nevertheless
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)

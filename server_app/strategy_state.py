@@ -53,12 +53,12 @@ class StrategyState:
             ConfigError: an attribute that cannot be saved has changed.
         """
         if isinstance(self._strategy, HasState):
-            return {"strategy": self._name, "own": self._strategy.state_dict()}
+            return {"strategy": self._name, "own": self._of_part(self._name, self._strategy)}
         attributes: dict[str, Any] = {}
         parts: dict[str, Any] = {}
         for name, value in _attributes(self._strategy):
             if isinstance(value, HasState):
-                parts[name] = value.state_dict()
+                parts[name] = self._of_part(f"{self._name}.{name}", value)
             elif _is_saved(value):
                 attributes[name] = value
             else:
@@ -83,6 +83,15 @@ class StrategyState:
             setattr(self._strategy, name, value)
         for name, value in state["parts"].items():
             getattr(self._strategy, name).load_state_dict(value)
+
+    def _of_part(self, name: str, part: HasState) -> dict[str, Any]:
+        state = part.state_dict()
+        if not is_plain(state):
+            raise ConfigError(
+                f"{name}.state_dict() cannot be saved in a checkpoint: it holds {_kind(state)}. "
+                "Expected plain data (numbers, texts, arrays, records, dicts, lists)."
+            )
+        return state
 
     def _require_unchanged(self, name: str, value: Any) -> None:
         if name in self._first and self._first[name] == _mark(value):

@@ -2,13 +2,11 @@
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from task.config import RunConfig
-from task.errors import ConfigError
 from task.secure_aggregation import MIN_CLIENTS
 from task.settings import require
 
@@ -17,8 +15,6 @@ if TYPE_CHECKING:  # it takes more than a second to import, and not every run ne
 
 # It warns of orders that it leaves out, each time; others are then the best ones.
 logging.getLogger("absl").setLevel(logging.ERROR)
-
-MOST_NOISE = 1e4
 
 DISCRETIZATION = 1e-3
 """Step of privacy losses. Epsilons are upper bounds at any step; ten times finer ones lower them by
@@ -264,49 +260,3 @@ def new_accountant(name: str, relation: "NeighboringRelation") -> "PrivacyAccoun
     if name == "rdp":
         return RdpAccountant(neighboring_relation=relation)
     return PLDAccountant(relation, value_discretization_interval=DISCRETIZATION)
-
-
-def affordable(cost: Callable[[int], float], budget: float, most: int) -> int:
-    """Return how many of at most so many releases a budget lasts for.
-
-    Args:
-        cost: number of releases to epsilon, not decreasing.
-        budget: the largest epsilon.
-        most: the number wanted.
-    """
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if cost(middle) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def calibrate(cost: Callable[[float], float], epsilon: float) -> float:
-    """Return the smallest noise multiplier, to 0.1 %, whose cost is at most an epsilon.
-
-    Args:
-        cost: noise multiplier to epsilon, decreasing.
-        epsilon: the target, above 0.
-
-    Raises:
-        ConfigError: no noise multiplier up to 10,000 reaches it.
-    """
-    high = 1.0
-    while cost(high) > epsilon:
-        high *= 2
-        if high > MOST_NOISE:
-            raise ConfigError(
-                f"epsilon = {epsilon}: not even a noise multiplier of {MOST_NOISE:.0f} reaches it. "
-                "Take a larger epsilon, fewer rounds or smaller cohorts."
-            )
-    # Small multipliers take accountants long: the other end is looked for step by step.
-    low = high / 2
-    while cost(low) <= epsilon:
-        low, high = low / 2, low
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
-    return high

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_ndtr
 
-from task.accounting import ClientReleases, Guarantee, affordable, calibrate
+from task.accounting import ClientReleases, Guarantee
+from task.calibration import affordable, calibrate
 from task.errors import ConfigError
 from tests.server_app.in_process_grid import tiny_config
 
