@@ -21,6 +21,7 @@ from server_app.sinks import JsonLines
 from server_app.strategies import STRATEGIES
 from task.config import RunConfig
 from task.errors import ConfigError, PopulationError, RunDirectoryError
+from tests.conftest import LOADERS
 from tests.server_app.cohort_runs import cohort_config, ragged_config
 from tests.server_app.interruption import (
     left_by,
@@ -97,8 +98,6 @@ def ledger_of(folder: Path) -> list[tuple[str, int, int]]:
 
 def stop_after(config: RunConfig, folder: Path, server_round: int) -> Path:
     """A run that ends between two rounds, before anything of the next one is released."""
-    from server_app.monitor import RoundMonitor
-
     require_next = "server_app.privacy.RunPrivacy.require_next"
 
     def stopping(self: Any, finished: int) -> None:
@@ -108,7 +107,6 @@ def stop_after(config: RunConfig, folder: Path, server_round: int) -> Path:
     with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(require_next, stopping)
         run(config, folder)
-    assert RoundMonitor
     return folder
 
 
@@ -229,9 +227,7 @@ def test_other_settings_and_other_questions_are_refused(tmp_path: Path) -> None:
         resume(elsewhere, killed)
     assert json.loads((killed / "status.json").read_text())["status"] == "failed"
     moved.write_text("\n".join(lines))
-    from task import features, sources
-
-    for loader in (sources._read_survey, sources._private_survey, features._load_group):
+    for loader in LOADERS:  # they know a file by its name
         loader.cache_clear()
     resumed = resume(elsewhere, killed)
     assert left_by(resumed) == left_by(run(config, tmp_path / "whole"))
