@@ -46,6 +46,7 @@ class Round:
         config = self.grid.config
         connections = Connections(self.grid, config)
         found = connections.gather()
+        connections.bind(found)
         self.predictor = PreferencePredictor.initial(
             config.predictor, found.feature_sums, saved_settings(config.encoder), 0
         )
