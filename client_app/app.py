@@ -1,6 +1,5 @@
 """ClientApp: translates Flower records and calls `task`. A node may hold several groups."""
 
-from collections.abc import Iterable
 from dataclasses import astuple
 from functools import partial
 from typing import Any
@@ -12,14 +11,12 @@ from flwr.clientapp import ClientApp
 from client_app import question_unit
 from client_app.mods import compress_update, report_errors
 from client_app.module import predictor_for
+from client_app.node import groups_held, settings_for
 from client_app.secure_aggregation import secure_aggregation
 from client_app.state import state_folder
 from task import records
-from task.config import RunConfig
-from task.errors import PopulationError
 from task.evaluation import evaluate_group
-from task.features import feature_sums, load_fingerprint, load_group, load_roles
-from task.paths import project_folder
+from task.features import feature_sums, load_fingerprint, load_group
 from task.personal import PersonalStore, train_personal
 from task.population import PopulationAnswers, PopulationPrior
 from task.reports import make_reports
@@ -35,8 +32,8 @@ STACKABLE = True
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
     """Say which groups this node holds, with feature sums of those that train."""
-    config = _config(context)
-    groups = [load_group(config, group) for group in _groups_held(config, context)]
+    config = settings_for(context)
+    groups = [load_group(config, group) for group in groups_held(config, context)]
     if config.privacy.unit == question_unit.UNIT:
         question_unit.require_episodes(groups, config)
     sums = [feature_sums(data) for data in groups if data.role == "train"]
@@ -75,7 +72,7 @@ def describe(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the predictor on one group, from the global parameters."""
-    config = _config(context)
+    config = settings_for(context)
     if config.privacy.unit == question_unit.UNIT:
         folder = state_folder(config, context)
         return Message(question_unit.train(message, config, folder), reply_to=message)
@@ -124,7 +121,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score the predictor on one group's targets."""
-    config = _config(context)
+    config = settings_for(context)
     if config.privacy.unit == question_unit.UNIT and config.privacy.metrics != "full":
         folder = state_folder(config, context)
         return Message(question_unit.evaluate(message, config, folder), reply_to=message)
@@ -156,19 +153,3 @@ def evaluate(message: Message, context: Context) -> Message:
         predictor.set_parameters(personal.parameters)
         metrics[records.PERSONAL_SCORE] = list(astuple(score().all))
     return Message(RecordDict({records.METRICS: metrics}), reply_to=message)
-
-
-def _config(context: Context) -> RunConfig:
-    return RunConfig.from_flat(context.run_config).with_absolute_paths(project_folder())
-
-
-def _groups_held(config: RunConfig, context: Context) -> Iterable[str]:
-    """Deal the run's groups out to the simulation's nodes, like cards."""
-    if "partition-id" not in context.node_config:
-        raise PopulationError(
-            "This node's config has no partition-id. Expected a simulation's node: clients with "
-            "data of their own on separate machines are not supported yet."
-        )
-    groups = list(load_roles(config.data, config.evaluation, config.run.seed))
-    first = int(context.node_config["partition-id"])
-    return groups[first :: int(context.node_config["num-partitions"])]

@@ -1,6 +1,8 @@
 """Mods of the ClientApp."""
 
+import sys
 import traceback
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,14 +10,16 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MessageType, R
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
+from client_app.node import is_simulated
 from task import records
 from task.aggregation import clip_update
 from task.compression import compress, decompress
 from task.config import RunConfig
-from task.errors import UserError
+from task.errors import SurveyError, UserError
 from task.parameters import Layout
 from task.seeding import generator
 
+IN_ITS_LOG = "the node's own log says why"
 RESIDUALS = "compression-residuals"  # ArrayRecord of the node's state: a vector per group
 
 
@@ -23,16 +27,25 @@ def report_errors(message: Message, context: Context, call_next: ClientAppCallab
     """Answer with one readable reason when a handler raises.
 
     The server excludes and names the client, and the round goes on. Left to itself Flower logs
-    several tracebacks per failing client and sends a wrapped one as the reason.
+    several tracebacks per failing client and sends a wrapped one as the reason. What may quote data
+    stays on a node of its own, in its log.
     """
     try:
         return call_next(message, context)
     except UserError as error:
-        reason = str(error)
+        reason, full = str(error), str(error)
+        if isinstance(error, SurveyError):
+            reason = f"its survey cannot be used; {IN_ITS_LOG}"
     except Exception as error:  # whatever a client raises must reach the server as a reason
         place = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        full = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        reason = f"{type(error).__name__} in {where}; {IN_ITS_LOG}"
         traceback.print_exc()
+    if is_simulated(context):
+        reason = full
+    else:
+        print(f"error: {full}", file=sys.stderr, flush=True)
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 

@@ -15,7 +15,7 @@ from task.errors import ConfigError, suggest
 from task.operations_config import CheckpointConfig, NodesConfig
 from task.options import fold_options, parse_options
 from task.privacy_config import PrivacyConfig
-from task.settings import Scalar, require, require_choice, setting
+from task.settings import Scalar, require, require_choice, setting, typed
 
 HASHING = "hashing"
 NODES = "nodes"
@@ -98,14 +98,9 @@ class DataConfig:
         require_choice("data.source", self.source, SOURCES)
         if self.source == "table":
             require(bool(self.path), "data.path", self.path, "a file when data.source is 'table'")
-        if self.source in ("synthetic", NODES):
-            expected = f"nothing when data.source is {self.source!r}"
-            require(not self.path, "data.path", self.path, expected)
-        if self.source == NODES:
-            expected = "nothing when data.source is 'nodes': a node's config says its role"
-            require(not self.train_groups, "data.train-groups", self.train_groups, expected)
+        if self.source == "synthetic":
             require(
-                not self.held_out_groups, "data.held-out-groups", self.held_out_groups, expected
+                not self.path, "data.path", self.path, "nothing when data.source is 'synthetic'"
             )
         overlap = sorted(set(self.train_group_names) & set(self.held_out_group_names))
         if overlap:
@@ -575,8 +570,14 @@ class RunConfig:
                     "`pluralllm config` lists every key."
                 )
             section, name = key.split(".", 1)
-            values[section][name.replace("-", "_")] = _typed(key, value, all_keys[key])
-        return cls(**{name: known[name](**values[name]) for name in known})
+            values[section][name.replace("-", "_")] = typed(key, value, all_keys[key])
+        config = cls(**{name: known[name](**values[name]) for name in known})
+        if config.data.source == NODES:  # only a node itself adds these (`task.node_config`)
+            for key in ("path", "train_groups", "held_out_groups"):
+                given = getattr(config.data, key)
+                expected = "nothing when data.source is 'nodes': each node's own config says it"
+                require(not given, f"data.{_dashed(key)}", given, expected)
+        return config
 
     def with_absolute_paths(self, base: Path) -> "RunConfig":
         """Return this config with relative paths taken from `base`.
@@ -700,18 +701,3 @@ def _sections() -> dict[str, Any]:
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _typed(key: str, value: object, default: Scalar) -> Scalar:
-    """Check a value against the type of its default; an integer may stand for a float."""
-    expected = type(default)
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if expected is str and isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)  # a group or folder may be called 2024
-    if type(value) is not expected:
-        names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
-        raise ConfigError(f"{key} = {value!r}: expected {names[expected]}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key} = {value!r}: expected a finite number.")
-    return value

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from task.errors import ConfigError
+from task.errors import ConfigError, SurveyError
 from task.noise import Noise, SecureNoise, hardened_normal
 from task.noise_key import noise_key
 from task.privacy_config import PrivacyConfig
@@ -54,7 +54,8 @@ def private_survey(survey: Survey, privacy: PrivacyConfig, seed: int, folder: Pa
         folder: where the key of secure noise lies, or will.
 
     Raises:
-        ConfigError: numbers of respondents are unknown, or `privacy.respondents` contradicts them.
+        ConfigError: numbers of respondents are unknown.
+        SurveyError: `privacy.respondents` contradicts them.
     """
     require_accountable(privacy)
     for group, answers in survey.answers.items():
@@ -201,7 +202,7 @@ def _require_respondents(survey: Survey, group: str, answers: Answers, declared:
     if known is not None and declared and (known != declared).any():
         wrong = int(np.flatnonzero(known != declared)[0])
         question = survey.questions[answers.questions[wrong]]
-        raise ConfigError(
+        raise SurveyError(  # quotes the survey, so it must not be sent anywhere
             f"privacy.respondents = {declared}: the survey counts {known[wrong]} of group "
             f"{group!r} for the question {question.text!r}. Leave the key out (0), as the survey "
             "has counts."

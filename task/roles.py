@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from task.config import DataConfig, EvaluationConfig
+from task.config import NODES, DataConfig, EvaluationConfig
 from task.errors import ConfigError, SurveyError, suggest
 from task.seeding import generator
 from task.survey import Survey
@@ -18,7 +18,8 @@ def assign_roles(
 
     Groups named in the config get their role. With no training group named, every group that is
     not held out and has `data.min-questions` trains; with no group named at all,
-    `data.num-held-out-groups` of them are drawn (seeded) to be held out.
+    `data.num-held-out-groups` of them are drawn (seeded) to be held out. On a node of its own
+    (`data.source` `nodes`) the named groups are all there are.
 
     Raises:
         ConfigError: a named group does not exist, or the draw leaves no group to train.
@@ -33,7 +34,7 @@ def assign_roles(
                     f"{key} names {name!r}, which is not among the survey's "
                     f"{len(survey.answers)} groups.{suggest(name, survey.answers)}"
                 )
-    if not train:
+    if not train and data.source != NODES:
         needed = max(data.min_questions, _least_questions("train", data, evaluation))
         train = [
             group
@@ -51,7 +52,7 @@ def assign_roles(
             order = generator(seed, "held-out groups").permutation(len(train))
             held_out = [train[i] for i in order[: data.num_held_out_groups]]
             train = [group for group in train if group not in held_out]
-    if not train:
+    if not train and data.source != NODES:
         raise ConfigError(
             "No group is left to train. Name some in data.train-groups, or lower "
             "data.min-questions or evaluation.num-context."

@@ -1,5 +1,6 @@
 """How a setting is declared and checked; the settings themselves are in `task.config`."""
 
+import math
 from dataclasses import field
 from typing import Any
 
@@ -25,3 +26,22 @@ def require_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{key} = {value!r}: expected one of {', '.join(choices)}.{suggest(value, choices)}"
         )
+
+
+def typed(key: str, value: object, default: Scalar) -> Scalar:
+    """Return a value in the type of its default; an integer may stand for a float.
+
+    Raises:
+        ConfigError: it has another type, or is not finite.
+    """
+    expected = type(default)
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if expected is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # a group or folder may be called 2024
+    if type(value) is not expected:
+        names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+        raise ConfigError(f"{key} = {value!r}: expected {names[expected]}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} = {value!r}: expected a finite number.")
+    return value

@@ -18,6 +18,7 @@ SOURCES = {
     "synthetic": "task.sources.synthetic:make_synthetic",
     "global-opinions": "task.sources.global_opinions:load_global_opinions",
     "table": "task.sources.table:load_table",
+    "nodes": "task.sources.home:load_home",
 }
 
 

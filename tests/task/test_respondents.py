@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from task.config import DataConfig, EncoderConfig, EvaluationConfig, RunConfig
-from task.errors import ConfigError
+from task.errors import ConfigError, SurveyError
 from task.features import load_features, load_group, load_roles
 from task.noise_key import KEY_FILE
 from task.privacy_config import PrivacyConfig
@@ -306,7 +306,7 @@ def test_a_declared_number_that_contradicts_the_counts_is_an_error(tmp_path):
     survey = even_survey(counts=True, respondents=800)
     private_survey(survey, member(respondents=800), 0, tmp_path)
     with pytest.raises(
-        ConfigError, match=r"privacy\.respondents = 900: the survey counts 800 of group 'A'.*'Q\d+"
+        SurveyError, match=r"privacy\.respondents = 900: the survey counts 800 of group 'A'.*'Q\d+"
     ):
         private_survey(survey, member(respondents=900), 0, tmp_path)
 
