@@ -115,7 +115,7 @@ class Deployment:
     def node_config(self, party: Party) -> str:
         """Return what a party's SuperNode says to its ClientApp."""
         index = self.split.parties.index(party)
-        return f"partition-id={index} num-partitions={len(self.split.parties)}"
+        return f"partition-id={index} num-partitions={len(self.split.parties)} data-path=\"{party.data}\""
 
     def start_run(self, settings: Mapping[str, Any]) -> Daemon:
         """Start a run and stream its log; it ends with the run."""
@@ -169,4 +169,5 @@ class Deployment:
             "PLURALLLM_CACHE": str(self.folder / machine / "cache"),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         }
