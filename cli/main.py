@@ -6,6 +6,7 @@ import sys
 import typer
 
 from cli.compare import compare
+from cli.deploy import deploy
 from cli.doctor import doctor
 from cli.embed import embed
 from cli.predict import predict
@@ -28,6 +29,7 @@ app.command("predict")(predict)
 app.command("privacy")(privacy)
 app.command("config")(show_config)
 app.command("doctor")(doctor)
+app.add_typer(deploy, name="deploy")
 
 
 def _exit(number: int, _frame: object) -> None:

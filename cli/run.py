@@ -1,10 +1,8 @@
 """`pluralllm run`: a thin front to `flwr run` in simulation."""
 
-import json
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,19 +13,18 @@ import typer
 
 from cli.resources import simulation_resources
 from cli.settings import Settings, parse_settings
-from cli.superlink import CONNECTION, LocalSuperLink, local_superlink
+from cli.superlink import CONNECTION, local_superlink
+from deployment.flower import COMPLETED, Connection, app_folder, run_status
 from server_app.cohort import simulate
 from server_app.run_directory import recorded_failure, require_unused
 from server_app.sinks import check_sinks
 from server_app.strategies import require_strategy
 from task.accounting import ClientReleases
 from task.config import RunConfig
-from task.errors import ConfigError, UserError
+from task.errors import ConfigError
 from task.features import load_features, load_roles
-from task.paths import default_run_directory, project_folder
+from task.paths import default_run_directory
 from task.sources import load_survey
-
-STATUS_SECONDS = 30
 
 
 def run(
@@ -58,15 +55,19 @@ def run(
     with local_superlink() as superlink, tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.toml"
         file.write_text(tomli_w.dumps(config.to_flat()))
-        command = ["flwr", "run", str(_app_folder()), CONNECTION, "--stream"]
+        command = ["flwr", "run", str(app_folder()), CONNECTION, "--stream"]
         command += ["--run-config", str(file)]
         command += ["--federation-config", resources.federation_config()]
         # `flwr` takes a folder of the connection's name in the current one for an app.
         started = subprocess.run(
             command, env=superlink.environment, cwd=superlink.home, check=False
         )
-        status = _status(superlink) if started.returncode == 0 else "not started"
-    if status != "finished:completed":
+        status = (
+            run_status(Connection(CONNECTION, superlink.home))
+            if started.returncode == 0
+            else "not started"
+        )
+    if status != COMPLETED:
         reason = recorded_failure(Path(config.run.directory))
         print(f"error: the run did not complete ({status}). {reason}", file=sys.stderr)
         raise typer.Exit(1)
@@ -83,34 +84,3 @@ def _check(config: RunConfig) -> int:
         ClientReleases.of(config, list(roles.values()).count("train"))
     load_features(config.data, config.encoder, config.run.seed)
     return len(roles)
-
-
-def _app_folder() -> Path:
-    """Return the folder that holds this app's pyproject.toml, which `flwr run` packs."""
-    folder = project_folder()
-    if not (folder / "pyproject.toml").is_file():
-        raise UserError(
-            f"{folder} is not the project's source folder, which `flwr run` packs. Install from a "
-            "clone (pip install -e .), or set PLURALLLM_PROJECT to it."
-        )
-    return folder
-
-
-def _status(superlink: LocalSuperLink) -> str:
-    """Ask Flower how the run ended: `flwr run` exits with 0 even when the ServerApp raised."""
-    deadline = time.monotonic() + STATUS_SECONDS
-    status = "unknown"
-    while not status.startswith("finished") and time.monotonic() < deadline:
-        listed = subprocess.run(
-            ["flwr", "ls", CONNECTION, "--format", "json"],
-            env=superlink.environment,
-            cwd=superlink.home,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        try:
-            status = str(json.loads(listed.stdout)["runs"][0]["status"])
-        except (ValueError, LookupError):
-            return f"unknown: {listed.stdout}{listed.stderr}"
-    return status

@@ -29,6 +29,15 @@ def parse_settings(settings: Sequence[str] | None) -> RunConfig:
     Raises:
         ConfigError: a file is missing, or a key or value is wrong.
     """
+    return RunConfig.from_flat(merge_settings(settings)).with_absolute_paths(Path.cwd())
+
+
+def merge_settings(settings: Sequence[str] | None) -> dict[str, Scalar]:
+    """Merge files and overrides to the keys that they set, unchecked.
+
+    Raises:
+        ConfigError: a file is missing, or an override has no `=`.
+    """
     flat: dict[str, Scalar] = {}
     for text in settings or ():
         if text.endswith(".toml") and "=" not in text:
@@ -36,7 +45,7 @@ def parse_settings(settings: Sequence[str] | None) -> RunConfig:
         else:
             flat.update([parse_override(text)])
         flat = fold_options(flat)
-    return RunConfig.from_flat(flat).with_absolute_paths(Path.cwd())
+    return flat
 
 
 def show_config(

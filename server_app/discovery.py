@@ -2,16 +2,18 @@
 
 import time
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from server_app.disclosure import Disclosure
+from server_app.sending import push
 from task import records
 from task.errors import EncoderError, PopulationError
 from task.features import FeatureSums
@@ -65,9 +67,9 @@ class Population:
 
 
 def discover_clients(grid: Grid, timeout: float) -> Population:
-    """Ask every node what it holds, once all nodes are there.
+    """Ask every node of a simulation what it holds, once all nodes are there.
 
-    A simulation's nodes say how many there should be, since a grid may at first show fewer.
+    They say how many there should be, since a grid may at first show fewer.
 
     Raises:
         EncoderError: nodes use different encoders.
@@ -75,74 +77,93 @@ def discover_clients(grid: Grid, timeout: float) -> Population:
     """
     deadline = time.monotonic() + timeout
     next_notice = time.monotonic() + NOTICE_SECONDS
-    replies: dict[int, RecordDict] = {}
+    found: dict[int, Disclosure] = {}
     while True:
-        replies.update(_describe(grid, set(grid.get_node_ids()) - set(replies), deadline))
-        expected = max((_num_partitions(content) for content in replies.values()), default=1)
-        if len(replies) >= max(expected, 1):
-            return _assemble(replies)
+        for node_id, described in describe(
+            grid, set(grid.get_node_ids()) - set(found), max(1.0, deadline - time.monotonic())
+        ).items():
+            if isinstance(described, str):
+                raise PopulationError(f"Node {node_id} cannot say what it holds: {described}")
+            found[node_id] = described
+        expected = max((each.num_partitions for each in found.values()), default=1)
+        if len(found) >= max(expected, 1):
+            return assemble(found)
         if time.monotonic() > next_notice:
-            print(f"Waiting for nodes: {len(replies)} of {expected} have answered", flush=True)
+            print(f"Waiting for nodes: {len(found)} of {expected} have answered", flush=True)
             next_notice = time.monotonic() + NOTICE_SECONDS
         if time.monotonic() > deadline:
             raise PopulationError(
-                f"{len(replies)} of {expected} nodes answered within {timeout:.0f} s. Are the "
+                f"{len(found)} of {expected} nodes answered within {timeout:.0f} s. Are the "
                 "SuperNodes running and connected?"
             )
         time.sleep(POLL_SECONDS)
 
 
-def _describe(grid: Grid, node_ids: set[int], deadline: float) -> dict[int, RecordDict]:
+def describe(grid: Grid, node_ids: Collection[int], timeout: float) -> dict[int, Disclosure | str]:
+    """Ask nodes what they hold; return that, or why it cannot be told, of those who answer."""
     asked = [
         Message(RecordDict(), dst_node_id=node_id, message_type=records.DESCRIBE)
         for node_id in sorted(node_ids)
     ]
     if not asked:
         return {}
-    replies = grid.send_and_receive(asked, timeout=max(1.0, deadline - time.monotonic()))
-    described = {}
-    for reply in replies:
-        if reply.has_error():
-            raise PopulationError(
-                f"Node {reply.metadata.src_node_id} cannot say what it holds: {reply.error.reason}"
-            )
-        described[reply.metadata.src_node_id] = reply.content
+    pushed = zip(push(grid, asked), asked, strict=True)
+    node_of = {i: message.metadata.dst_node_id for i, message in pushed if i}
+    deadline = time.monotonic() + timeout
+    described: dict[int, Disclosure | str] = {}
+    while node_of:
+        for reply in grid.pull_messages(list(node_of)):
+            # An error in a lost node's stead names no node.
+            node_id = node_of.pop(reply.metadata.reply_to_message_id, None)
+            if node_id is None:
+                continue
+            if reply.has_error():
+                described[node_id] = (
+                    reply.error.reason or f"error code {reply.error.code}"
+                ).strip()
+                continue
+            try:
+                described[node_id] = Disclosure.read(reply.content)
+            except PopulationError as malformed:
+                described[node_id] = str(malformed)
+        if time.monotonic() > deadline:
+            break
+        if node_of:
+            time.sleep(POLL_SECONDS)
     return described
 
 
-def _num_partitions(content: RecordDict) -> int:
-    return cast(int, content.config_records[records.HOLDINGS][records.NUM_PARTITIONS])
+def assemble(found: Mapping[int, Disclosure]) -> Population:
+    """Put what nodes disclose together.
 
+    Args:
+        found: by node id.
 
-def _assemble(replies: dict[int, RecordDict]) -> Population:
+    Raises:
+        EncoderError: nodes use different encoders.
+        PopulationError: two nodes hold one group, or there is no training group.
+    """
+    held = [(each, node_id) for node_id, node in found.items() for each in node.holdings]
     fingerprints: dict[str, list[str]] = {}
-    held: list[tuple[str, Role, int]] = []
-    keys: dict[str, NDArray[np.int64]] = {}
-    sums: dict[str, FeatureSums] = {}
-    answers: dict[str, PopulationAnswers] = {}
-    for node_id, content in replies.items():
-        holdings = content.config_records[records.HOLDINGS]
-        groups = _groups(content)
-        if not groups:
-            continue
-        roles = cast(list[Role], holdings[records.ROLES])
-        fingerprints.setdefault(str(holdings[records.FINGERPRINT]), []).extend(groups)
-        held += [(group, role, node_id) for group, role in zip(groups, roles, strict=True)]
-        arrays = content.array_records[records.HELD_QUESTIONS]
-        keys.update({group: arrays[str(index)].numpy() for index, group in enumerate(groups)})
-        trained = [group for group, role in zip(groups, roles, strict=True) if role == "train"]
-        sums.update(zip(trained, _feature_sums(content), strict=True))
-        if disclosed := content.array_records.get(records.ANSWERS):
-            answers.update(zip(trained, _answers(disclosed, len(trained)), strict=True))
+    for node in found.values():
+        if node.holdings:
+            groups = fingerprints.setdefault(node.fingerprint, [])
+            groups.extend(each.group for each in node.holdings)
     _require_one_encoder(fingerprints)
-    names = Counter(group for group, *_ in held)
+    names = Counter(each.group for each, _ in held)
     if twice := [group for group, number in names.items() if number > 1]:
         raise PopulationError(f"{names[twice[0]]} nodes hold the group {twice[0]!r}: expected one.")
+    # A sum of floats depends on its order: in the order of groups it is the same for any nodes.
+    held.sort(key=lambda pair: pair[0].group)
+    sums = {each.group: each.feature_sums for each, _ in held if each.feature_sums}
+    answers = {each.group: each.answers for each, _ in held if each.answers}
     if not sums:
         raise PopulationError("No node holds a training group.")
+    if len({len(each.total) for each in sums.values()}) > 1:
+        raise PopulationError("Nodes have features of different dimensions.")
     clients = [
-        Client(id=index, node_id=node_id, name=group, group=group, role=role)
-        for index, (group, role, node_id) in enumerate(sorted(held), start=1)
+        Client(id=index, node_id=node_id, name=each.group, group=each.group, role=each.role)
+        for index, (each, node_id) in enumerate(held, start=1)
     ]
     if answers and set(answers) != set(sums):
         silent = ", ".join(sorted(set(sums) - set(answers)))
@@ -150,38 +171,13 @@ def _assemble(replies: dict[int, RecordDict]) -> Population:
             f"Training groups do not disclose their answers ({silent}), others do: expected the "
             "same predictor.population-weight on all nodes."
         )
-    # A sum of floats depends on its order: in the order of groups it is the same for any nodes.
-    pooled = reduce(add, (sums[group] for group in sorted(sums)))
-    added_up = PopulationAnswers.merged(answers[group] for group in sorted(answers))
     return Population(
-        tuple(clients), next(iter(fingerprints)), pooled, keys, added_up if answers else None
+        tuple(clients),
+        next(iter(fingerprints)),
+        reduce(add, sums.values()),
+        {each.group: each.question_keys for each, _ in held},
+        PopulationAnswers.merged(answers.values()) if answers else None,
     )
-
-
-def _groups(content: RecordDict) -> list[str]:
-    return cast(list[str], content.config_records[records.HOLDINGS][records.GROUPS])
-
-
-def _feature_sums(content: RecordDict) -> list[FeatureSums]:
-    """Return the sums of each of a node's training groups."""
-    arrays = content.array_records[records.FEATURE_SUMS]
-    columns = (records.SUM_COUNT, records.SUM_TOTAL, records.SUM_SQUARES)
-    return [
-        FeatureSums(float(count), total, squares)
-        for count, total, squares in zip(*(arrays[c].numpy() for c in columns), strict=True)
-    ]
-
-
-def _answers(disclosed: ArrayRecord, number: int) -> list[PopulationAnswers]:
-    """Return the answers of each of a node's training groups."""
-    groups: list[dict[str, NDArray[Any]]] = [{} for _ in range(number)]
-    for key, array in disclosed.items():
-        index, name = key.split(".")
-        groups[int(index)][name] = array.numpy()
-    answers = [PopulationAnswers.from_arrays(arrays) for arrays in groups]
-    if any(not np.isfinite(each.totals).all() or (each.totals < 0).any() for each in answers):
-        raise PopulationError("A node disclosed answers that are negative or not finite.")
-    return answers
 
 
 def _require_one_encoder(fingerprints: dict[str, list[str]]) -> None:

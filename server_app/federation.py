@@ -10,7 +10,9 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from server_app.bounds import UpdateBound
 from server_app.briefings import Briefings
+from server_app.connections import Connections
 from server_app.discovery import Population, discover_clients
 from server_app.fairness import Scores
 from server_app.inbox import Inbox
@@ -25,7 +27,7 @@ from server_app.sinks import check_sinks, closing_sinks
 from server_app.strategies import make_strategy
 from server_app.strategies.averaging import reduction_of
 from task.baselines import score_baselines
-from task.config import RunConfig
+from task.config import NODES, RunConfig
 from task.encoder import saved_settings
 from task.errors import BudgetError
 from task.features import load_features
@@ -54,15 +56,19 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
     directory = RunDirectory.create(Path(path), config)
     print(f"Run directory: {directory.path}", flush=True)
     with directory.recording_status():
-        survey = load_survey(config)
-        print(f"Survey: {survey.summary()}", flush=True)
-        # Features first, with all of this machine's cores: clients then read them from the cache.
-        load_features(config.data, config.encoder, config.run.seed)
-        # They are computed from all groups' answers, so they are as exact as groups' scores.
-        baselines = score_baselines(config) if config.privacy.metrics == "full" else {}
-        population = discover_clients(grid, config.train.round_timeout)
-        _print_population(population, len(survey.answers))
-        _train(grid, config, strategy, population, baselines, directory)
+        connections: Connections | None = None
+        baselines: Mapping[str, Scores] = {}
+        if config.data.source == NODES:  # the data are theirs, and so no baseline can be computed
+            connections = Connections(grid, config)
+            population = connections.gather()
+            num_groups = len(population.clients)
+        else:
+            num_groups = _load_survey(config)
+            # They are computed from all groups' answers, so they are as exact as groups' scores.
+            baselines = score_baselines(config) if config.privacy.metrics == "full" else {}
+            population = discover_clients(grid, config.train.round_timeout)
+        _print_population(population, num_groups)
+        _train(grid, config, strategy, population, baselines, directory, connections)
     if (directory.path / "summary.json").exists():
         from server_app.plots import plot_run  # matplotlib takes a second to load
 
@@ -78,6 +84,7 @@ def _train(
     population: Population,
     baselines: Mapping[str, Scores],
     directory: RunDirectory,
+    connections: Connections | None,
 ) -> None:
     """Run the strategy's rounds; whatever ends them, the last predictor is saved."""
     predictor = PreferencePredictor.initial(
@@ -105,7 +112,9 @@ def _train(
         clipping_norm=config.strategy.clipping_norm,
         reduction=reduction_of(strategy),
         privacy=privacy.central,
-        inbox=Inbox(*required_metrics(config.privacy)),
+        inbox=Inbox(*required_metrics(config.privacy), UpdateBound(config)),
+        connections=connections,
+        patience=config.nodes.patience,
     )
     with closing_sinks(config.log, directory.path, config.to_flat()) as sinks:
         monitor = RoundMonitor(
@@ -132,6 +141,15 @@ def _train(
             monitor.stop(str(spent))
         finally:
             monitor.finish()
+
+
+def _load_survey(config: RunConfig) -> int:
+    """Read the survey and its features ahead of the clients; return the number of groups."""
+    survey = load_survey(config)
+    print(f"Survey: {survey.summary()}", flush=True)
+    # With all of this machine's cores: clients then read them from the cache.
+    load_features(config.data, config.encoder, config.run.seed)
+    return len(survey.answers)
 
 
 def _print_population(population: Population, num_groups: int) -> None:

@@ -1,5 +1,6 @@
 """What the population grid makes of a runtime's replies."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
 from server_app.arrays import num_bytes
+from server_app.bounds import UpdateBound
 from server_app.metadata import changed
 from server_app.replies import (
     EVALUATE_METRICS,
@@ -19,6 +21,9 @@ from server_app.replies import (
     is_train,
 )
 from task import records
+
+SPARE_BYTES = 1 << 20
+"""What a reply's arrays may have above twice the size of those that were sent."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Inbox:
     Args:
         train_metrics: what every reply to `train` must have.
         evaluate_metrics: what every reply to `evaluate` must have.
+        bound: how large an update may be; None: of any size.
 
     Attributes:
         num_bytes: array bytes of all valid replies so far, as they came over the wire.
@@ -44,21 +50,25 @@ class Inbox:
         self,
         train_metrics: Sequence[str] = TRAIN_METRICS,
         evaluate_metrics: Sequence[str] = EVALUATE_METRICS,
+        bound: UpdateBound | None = None,
     ) -> None:
         self.num_bytes = 0
         self._train_metrics = train_metrics
         self._evaluate_metrics = evaluate_metrics
+        self._bound = bound
         self._clipping_norm = 0.0
+        self._server_round = 0
         self._expected: dict[str, _Expected] = {}  # by the runtime's message id
         self._sent: SentParameters | None = None  # of the last message to train
 
-    def start(self, clipping_norm: float) -> None:
+    def start(self, clipping_norm: float, server_round: int) -> None:
         """Begin a batch of messages.
 
         Args:
             clipping_norm: L2 norm to which every client's update is clipped; 0: no clipping.
+            server_round: the federated round.
         """
-        self._clipping_norm = clipping_norm
+        self._clipping_norm, self._server_round = clipping_norm, server_round
         self._sent = None  # a strategy may have changed a record that it sends again
 
     def expect(self, message_id: str, message: Message, *, reduced: bool = False) -> None:
@@ -108,6 +118,7 @@ class Inbox:
             ReplyError: it must not be aggregated.
         """
         size = sum(map(num_bytes, reply.array_records.values()))
+        self._require_size(expected, size)
         accepted = reply
         if not is_train(expected.message):
             accept_metrics(reply, self._evaluate_metrics)
@@ -116,14 +127,27 @@ class Inbox:
             accept_metrics(reply, self._required(expected.message))
             size = self.sent_to(expected.message).num_bytes
         else:
+            sent = self.sent_to(expected.message)
+            bound = math.inf
+            if self._bound:
+                bound = self._bound.norm(self._server_round, sent, expected.message)
             accepted = accept_train(
-                reply,
-                self.sent_to(expected.message),
-                self._clipping_norm,
-                self._required(expected.message),
+                reply, sent, self._clipping_norm, self._required(expected.message), bound
             )
         self.num_bytes += size
         return accepted
+
+    def _require_size(self, expected: _Expected, size: int) -> None:
+        """Refuse to decode what is far larger than any reply.
+
+        Raises:
+            ReplyError: it is.
+        """
+        allowed = SPARE_BYTES
+        if is_train(expected.message):
+            allowed += 2 * self.sent_to(expected.message).num_bytes
+        if size > allowed:
+            raise ReplyError(f"its arrays have {size:,} bytes, expected at most {allowed:,}")
 
     def _required(self, message: Message) -> list[str]:
         """Return the metrics that a reply to train needs, the strategy's reports among them."""

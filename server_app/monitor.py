@@ -271,6 +271,7 @@ class RoundMonitor:
                 for client_id, client in sorted(self._population.clients.items())
             ),
             timeout=self._config.train.round_timeout,
+            retries=self._config.evaluation.retries,
         )
 
     def _keep_best(self, server_round: int) -> None:

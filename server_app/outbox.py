@@ -9,6 +9,7 @@ from server_app.arrays import num_bytes
 from server_app.discovery import Client
 from server_app.exchange import ReducingGrid
 from server_app.replies import is_train
+from server_app.sending import accepted_ids, push
 from task import records
 from task.aggregation import Reduction
 
@@ -24,18 +25,24 @@ class Outbox:
         grid: the runtime's grid.
         clients: all clients by id.
         added_records: what every message carries besides the strategy's own records.
+        node_of: client id to the id of its node.
 
     Attributes:
         num_bytes: array bytes sent so far.
     """
 
     def __init__(
-        self, grid: Grid, clients: Mapping[int, Client], added_records: AddedRecords
+        self,
+        grid: Grid,
+        clients: Mapping[int, Client],
+        added_records: AddedRecords,
+        node_of: Callable[[int], int],
     ) -> None:
         self.num_bytes = 0
         self._grid = grid
         self._clients = clients
         self._added_records = added_records
+        self._node_of = node_of
 
     def push(
         self,
@@ -55,15 +62,8 @@ class Outbox:
         sizes: dict[int, int] = {}  # of records by identity: most clients are sent the same
         addressed = [self._address(each, server_round, clipping_norm, sizes) for each in batch]
         if reduction and isinstance(self._grid, ReducingGrid):
-            accepted = list(self._grid.push_reduced(addressed, reduction))
-        else:
-            accepted = list(self._grid.push_messages(addressed))
-        if len(accepted) < len(batch):  # Flower's simulation leaves out what it did not accept
-            sent = {message.metadata.message_id for message in addressed} & set(accepted)
-            ids = [message.metadata.message_id for message in addressed]
-            accepted = [message_id if message_id in sent else "" for message_id in ids]
-        # Flower's HTTP grid returns None for what was not accepted.
-        return [message_id or None for message_id in accepted]
+            return accepted_ids(addressed, list(self._grid.push_reduced(addressed, reduction)))
+        return push(self._grid, addressed)
 
     def _address(
         self, message: Message, server_round: int, clipping_norm: float, sizes: dict[int, int]
@@ -85,7 +85,7 @@ class Outbox:
             self.num_bytes += sizes[id(arrays)]
         return Message(
             content,
-            client.node_id,
+            self._node_of(client.id),
             message_type,
             ttl=message.metadata.ttl,
             group_id=str(server_round),

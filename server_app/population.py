@@ -5,17 +5,21 @@ nodes, held-out groups, faults or the order in which replies arrive. So Flower's
 stranger's, become reproducible, role-aware and fault-tolerant without a line of their own.
 """
 
+import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
-from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from server_app.arrays import in_float32
 from server_app.central_privacy import CentralPrivacy, require_private, settings_of
+from server_app.collecting import Collector
+from server_app.connections import Connections
 from server_app.discovery import Client
 from server_app.exchange import Average, Exchange, PrivateAverage, ReducingGrid
 from server_app.inbox import Inbox
@@ -27,9 +31,6 @@ from task.aggregation import Reduction
 from task.errors import RoundError
 from task.ledger import UPDATE, digest_of
 from task.seeding import derive_seed
-
-POLL_SECONDS, POLL_SHARE, MAX_POLL_SECONDS = 0.02, 0.05, 3.0
-"""Pause between looks for replies: short at first, then a share of the time waited so far."""
 
 
 class PopulationGrid(Grid):
@@ -46,6 +47,8 @@ class PopulationGrid(Grid):
         reduction: what the strategy wants instead of each client's parameters, if anything.
         privacy: adds noise to what the strategy gets, which is then nothing but the noisy mean.
         inbox: accepts replies.
+        connections: given where nodes are machines of their own, which come and go.
+        patience: seconds to wait for them when too few clients of a round answer.
     """
 
     def __init__(
@@ -61,13 +64,20 @@ class PopulationGrid(Grid):
         reduction: Reduction | None = None,
         privacy: CentralPrivacy | None = None,
         inbox: Inbox | None = None,
+        connections: Connections | None = None,
+        patience: float = 0.0,
     ) -> None:
         self.clients = {client.id: client for client in clients}
         self.train_ids = sorted(c.id for c in clients if c.role == "train")
         self.server_round = 0  # rounds of training sent so far
         self.last_train = Exchange()
         self._grid = grid
-        self._outbox = Outbox(grid, self.clients, added_records)
+        self._outbox = Outbox(
+            grid,
+            self.clients,
+            added_records,
+            connections.node_of if connections else lambda client: self.clients[client].node_id,
+        )
         self._seed = seed
         self._sampler = sampler
         self._min_valid_fraction = min_valid_fraction
@@ -75,6 +85,7 @@ class PopulationGrid(Grid):
         self._reduction = reduction
         self._privacy = privacy
         self._inbox = inbox or Inbox()
+        self._collector = Collector(grid, self.clients, self._inbox, connections, patience)
 
     # -- Grid, as strategies use it ---------------------------------------------------------------
 
@@ -145,8 +156,15 @@ class PopulationGrid(Grid):
 
     # -- Beyond Grid ------------------------------------------------------------------------------
 
-    def exchange(self, messages: Iterable[Message], *, timeout: float | None = None) -> Exchange:
+    def exchange(
+        self, messages: Iterable[Message], *, timeout: float | None = None, retries: int = 0
+    ) -> Exchange:
         """As `send_and_receive`, with failures and costs; held-out clients may be addressed too.
+
+        Args:
+            messages: to clients, one each.
+            timeout: seconds to wait for the replies.
+            retries: how often clients that failed are asked again.
 
         Raises:
             RoundError: too few clients sent a valid reply to messages to train, or none to others.
@@ -169,17 +187,16 @@ class PopulationGrid(Grid):
             and all(message.metadata.message_type == MessageType.TRAIN for message in batch)
         )
         down_before, up_before = self._outbox.num_bytes, self._inbox.num_bytes
-        awaited: dict[str, Message] = {}
-        reduction = average.reduction if average and reduced else None
-        for message, message_id in zip(batch, self._push(batch, reduction), strict=True):
-            if message_id is None:
-                name = self._client(message).name
-                exchange.failures[name] = "the runtime did not accept the message to it"
-            else:
-                awaited[message_id] = message
+        least = self._min_valid_fraction if trains else 0.0
+        received, exchange.failures = self._collector.collect(
+            batch,
+            partial(self._push, reduction=average.reduction if average and reduced else None),
+            average.take if average and not reduced else None,
+            timeout,
+            needed=max(1, math.ceil(least * len(batch))),
+            retries=retries,
+        )
         exchange.bytes_down = self._outbox.num_bytes - down_before
-        take = average.take if average and not reduced else None
-        received = self._receive(awaited, exchange.failures, take, started, timeout)
         exchange.replies = {self.clients[i]: received[i] for i in sorted(received)}
         exchange.bytes_up = self._inbox.num_bytes - up_before
         if average and (received or not batch):
@@ -190,7 +207,7 @@ class PopulationGrid(Grid):
         if trains:
             self.last_train = exchange
         if batch:
-            self._require_quorum(exchange, self._min_valid_fraction if trains else 0.0)
+            self._require_quorum(exchange, least)
         return exchange
 
     @property
@@ -204,7 +221,7 @@ class PopulationGrid(Grid):
             if self._privacy:
                 raise ValueError("privacy.unit = 'client': expected a strategy of the mean alone.")
             return None
-        self._inbox.start(self.clipping_norm)
+        self._inbox.start(self.clipping_norm, self._round_of(batch))
         sent = self._inbox.sent_to(batch[0])
         if not self._privacy:
             return Average(replace(self._reduction, clipping_norm=self.clipping_norm), sent)
@@ -221,42 +238,6 @@ class PopulationGrid(Grid):
         # Strategies wait for clients as long as there are none: of an empty cohort they are shown
         # one, to which nothing is sent.
         return self._cohort(server_round) or self.train_ids[:1]
-
-    def _receive(
-        self,
-        awaited: dict[str, Message],
-        failures: dict[str, str],
-        take: Callable[[Message], Message] | None,
-        started: float,
-        timeout: float | None,
-    ) -> dict[int, Message]:
-        """Wait for the replies to messages (by id); return valid ones by client, note failures.
-
-        `take` is given each valid reply as it comes in and returns what is kept of it.
-        """
-        received: dict[int, Message] = {}
-        computes = isinstance(self._grid, ReducingGrid)
-        while awaited:
-            replies = list(self.pull_messages(awaited))
-            for reply in replies:
-                client = self.clients[reply.metadata.src_node_id]
-                del awaited[reply.metadata.reply_to_message_id]
-                if reply.has_error():
-                    failures[client.name] = _reason(reply.error)
-                else:
-                    received[client.id] = take(reply) if take else reply
-            late = timeout is not None and time.monotonic() - started > timeout
-            if late and (computes or not replies):  # what is there already counts
-                break
-            if awaited and not replies and not computes:  # one that computes has waited itself
-                elapsed = time.monotonic() - started
-                time.sleep(min(POLL_SECONDS + POLL_SHARE * elapsed, MAX_POLL_SECONDS))
-        if awaited and isinstance(self._grid, ReducingGrid):
-            self._grid.abandon(awaited)
-        for message_id, message in awaited.items():
-            self._inbox.forget(message_id)  # a late reply is ignored
-            failures[self._client(message).name] = f"no reply within {timeout:.0f} s"
-        return received
 
     def _require_quorum(self, exchange: Exchange, least: float) -> None:
         valid, sent = len(exchange.replies), exchange.sent
@@ -276,22 +257,15 @@ class PopulationGrid(Grid):
                 return stated
         return self.server_round + 1
 
-    def _client(self, message: Message) -> Client:
-        return self.clients[message.metadata.dst_node_id]
-
     def _push(
         self, batch: Sequence[Message], reduction: Reduction | None = None
     ) -> list[str | None]:
         """Send messages to their clients' nodes; return None for one that is not accepted."""
-        self._inbox.start(self.clipping_norm)
         if any(is_train(message) for message in batch):
             self.server_round = self._round_of(batch)
+        self._inbox.start(self.clipping_norm, self.server_round)
         accepted = self._outbox.push(batch, self.server_round, self.clipping_norm, reduction)
         for message, message_id in zip(batch, accepted, strict=True):
             if message_id:
                 self._inbox.expect(message_id, message, reduced=reduction is not None)
         return accepted
-
-
-def _reason(error: Error) -> str:
-    return (error.reason or f"error code {error.code}").strip()

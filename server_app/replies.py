@@ -1,5 +1,6 @@
 """Accepting a client's reply: what comes in is decoded, checked and clipped here, or rejected."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -62,6 +63,7 @@ def accept_train(
     sent: SentParameters,
     clipping_norm: float = 0.0,
     required: Iterable[str] = TRAIN_METRICS,
+    bound: float = math.inf,
 ) -> RecordDict:
     """Return a reply to `train` as strategies see it: decompressed, its update clipped.
 
@@ -71,20 +73,30 @@ def accept_train(
         clipping_norm: L2 norm to clip its update to; 0: no clipping. The metrics then say whether
             it was within.
         required: metrics that must be there, those that the strategy asked for among them.
+        bound: L2 norm that no honest client's update exceeds.
 
     Raises:
         ReplyError: it must not be aggregated.
     """
     accept_metrics(reply, required)
-    if set(reply.array_records) == {records.UPDATE}:
+    compressed = set(reply.array_records) == {records.UPDATE}
+    if compressed:
         values_P = sent.vector_P + _decompressed(reply.array_records[records.UPDATE], sent)
         if not values_P.isfinite().all():
             raise ReplyError("its compressed update is not finite")
     else:
         _require_parameters(reply, sent.arrays)
-        if not clipping_norm:
+        if not clipping_norm and bound == math.inf:
             return reply
         values_P = to_vector(sent.layout, reply.array_records[records.ARRAYS])
+    norm = float(torch.linalg.vector_norm(values_P - sent.vector_P))
+    if norm > bound:
+        raise ReplyError(
+            f"its update has norm {norm:.3g}: local training cannot exceed {bound:.3g} "
+            "(strategy.bound-updates)"
+        )
+    if not compressed and not clipping_norm:
+        return reply
     metrics = reply.metric_records[records.METRICS]
     if clipping_norm:
         clipped_P = clip_update(sent.vector_P, values_P, clipping_norm)

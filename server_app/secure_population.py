@@ -9,10 +9,11 @@ from flwr.app.message import make_message
 
 from server_app.arrays import in_float32, to_arrays
 from server_app.central_privacy import require_private, settings_of
+from server_app.collecting import MAX_POLL_SECONDS, POLL_SECONDS, POLL_SHARE
 from server_app.discovery import Client, Population
 from server_app.exchange import Exchange
 from server_app.metadata import changed, reply_metadata
-from server_app.population import MAX_POLL_SECONDS, POLL_SECONDS, POLL_SHARE, PopulationGrid
+from server_app.population import PopulationGrid
 from server_app.replies import is_train
 from server_app.secure_aggregation import SecureAggregation, SecureSum
 from task import records
@@ -48,7 +49,9 @@ class SecurePopulationGrid(PopulationGrid):
             )
         return super().push_messages(batch)
 
-    def exchange(self, messages: Iterable[Message], *, timeout: float | None = None) -> Exchange:
+    def exchange(
+        self, messages: Iterable[Message], *, timeout: float | None = None, retries: int = 0
+    ) -> Exchange:
         """As `PopulationGrid.exchange`; messages to train have one reply, the mean.
 
         Raises:
@@ -58,10 +61,10 @@ class SecurePopulationGrid(PopulationGrid):
         started = time.monotonic()
         batch = in_float32(messages)
         if not any(is_train(message) for message in batch):
-            return super().exchange(batch, timeout=timeout)
-        self._inbox.start(self.clipping_norm)
-        sent = self._inbox.sent_to(batch[0])
+            return super().exchange(batch, timeout=timeout, retries=retries)
         self.server_round = self._round_of(batch)
+        self._inbox.start(self.clipping_norm, self.server_round)
+        sent = self._inbox.sent_to(batch[0])
         if self._privacy:
             require_private(batch, self._shown(self.server_round))
             digest = digest_of(sent.vector_P, settings_of(batch, self.clipping_norm))

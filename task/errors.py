@@ -37,6 +37,10 @@ class RoundError(UserError):
     """Too few clients sent a valid reply for a round to count."""
 
 
+class DeploymentError(UserError):
+    """A deployment's folder, key, certificate or process is not as it must be."""
+
+
 class RunDirectoryError(UserError):
     """A run directory cannot be created, read or used."""
 

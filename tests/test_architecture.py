@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("task", "client_app", "server_app", "comparison", "report", "cli")
+PACKAGES = ("task", "client_app", "server_app", "comparison", "report", "deployment", "cli")
 MAY_IMPORT = {
     "task": {"task"},
     "client_app": {"task", "client_app"},
     "server_app": {"task", "server_app"},
     "comparison": {"task", "server_app", "comparison"},
     "report": {"task", "server_app", "comparison", "report"},
+    "deployment": {"task", "deployment"},
     "cli": set(PACKAGES),
 }
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]

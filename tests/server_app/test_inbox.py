@@ -41,7 +41,7 @@ def values_of(reply: Message) -> np.ndarray:
 
 def test_a_nodes_reply_becomes_its_clients() -> None:
     inbox = Inbox()
-    inbox.start(0.0)
+    inbox.start(0.0, 1)
     inbox.expect("a", message(3))
     inbox.expect("b", message(4))
     read = inbox.read(reply_to("b", START + 1))
@@ -51,7 +51,7 @@ def test_a_nodes_reply_becomes_its_clients() -> None:
 
 def test_a_reply_is_expected_once_and_not_after_it_is_forgotten() -> None:
     inbox = Inbox()
-    inbox.start(0.0)
+    inbox.start(0.0, 1)
     inbox.expect("a", message())
     inbox.expect("b", message())
     reply = reply_to("a", START)
@@ -66,7 +66,7 @@ def test_a_reply_is_expected_once_and_not_after_it_is_forgotten() -> None:
 
 def test_updates_are_clipped_to_the_norm_of_all_parameters_together() -> None:
     inbox = Inbox()
-    inbox.start(0.5)
+    inbox.start(0.5, 1)
     inbox.expect("a", message())
     inbox.expect("b", message())
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -78,7 +78,7 @@ def test_updates_are_clipped_to_the_norm_of_all_parameters_together() -> None:
 
 def test_valid_replies_are_counted_in_bytes_and_others_are_not() -> None:
     inbox = Inbox()
-    inbox.start(0.0)
+    inbox.start(0.0, 1)
     for message_id in "ab":
         inbox.expect(message_id, message())
     good = reply_to("a", START)
@@ -92,7 +92,7 @@ def test_valid_replies_are_counted_in_bytes_and_others_are_not() -> None:
 
 def test_a_reduced_reply_needs_no_parameters_and_counts_as_many_bytes_as_were_sent() -> None:
     inbox = Inbox()
-    inbox.start(0.5)
+    inbox.start(0.5, 1)
     sent = message()
     inbox.expect("a", sent, reduced=True)
     inbox.expect("b", sent, reduced=True)
@@ -104,7 +104,7 @@ def test_a_reduced_reply_needs_no_parameters_and_counts_as_many_bytes_as_were_se
 
 def test_clients_may_have_been_sent_different_parameters() -> None:
     inbox = Inbox()
-    inbox.start(1.0)
+    inbox.start(1.0, 1)
     inbox.expect("a", message(arrays=ArrayRecord({"w": Array(START + 10)})))
     inbox.expect("b", message(arrays=ArrayRecord({"w": Array(START + 20)})))
     step = START.copy()
@@ -118,11 +118,11 @@ def test_a_record_that_is_changed_in_place_between_rounds_is_read_again() -> Non
     """A strategy may keep one ArrayRecord and put every round's parameters into it."""
     arrays = ArrayRecord({"w": Array(START)})
     inbox = Inbox()
-    inbox.start(1.0)
+    inbox.start(1.0, 1)
     inbox.expect("a", message(arrays=arrays))
     inbox.read(reply_to("a", START))
     arrays["w"] = Array(START + 10)
-    inbox.start(1.0)
+    inbox.start(1.0, 1)
     inbox.expect("b", message(arrays=arrays))
     step = START.copy()
     step[0, 0] = 3

@@ -1,0 +1,171 @@
+"""Nodes on machines of their own: which there are, whom they serve, and whether they are there."""
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+
+from flwr.serverapp import Grid
+
+from server_app.disclosure import Disclosure
+from server_app.discovery import Client, Population, assemble, describe
+from server_app.registry import Registry
+from task.config import RunConfig
+from task.errors import PopulationError
+
+LOOK_SECONDS, NOTICE_SECONDS = 1.0, 10.0
+ASK_AGAIN_SECONDS = 60.0
+"""After so long a node that could not say what it holds is asked again: it may have been mended."""
+
+DESCRIBE_SECONDS = 300.0
+"""How long a node may take to say what it holds: the first time it computes features."""
+
+
+class Connections:
+    """The nodes that the grid reaches, and the clients they are bound to.
+
+    A node that has an id of its own for good (node authentication) keeps its clients. One that
+    comes back with another id is asked again what it holds, and takes over the clients of a node
+    that is gone.
+
+    Args:
+        grid: the runtime's grid.
+        config: the run's settings.
+    """
+
+    def __init__(self, grid: Grid, config: RunConfig) -> None:
+        self._grid = grid
+        self._nodes = config.nodes
+        self._registry = Registry.read(config.nodes.registry)
+        self._found: dict[int, Disclosure] = {}
+        self._refused: dict[int, tuple[str, float]] = {}  # reason, and when
+        self._node_of: dict[int, int] = {}
+        self._clients: dict[int, Client] = {}
+        self._keys: Mapping[str, object] = {}
+
+    def gather(self, groups: Collection[str] = ()) -> Population:
+        """Wait for the run's nodes, and return what they disclose.
+
+        Args:
+            groups: that must be there, whatever `nodes.min-available` says.
+
+        Raises:
+            EncoderError: nodes use different encoders.
+            PopulationError: too few nodes came within `nodes.patience`.
+        """
+        deadline = time.monotonic() + self._nodes.patience
+        next_notice = time.monotonic() + NOTICE_SECONDS
+        while True:
+            online = self._meet()
+            here = {node_id: self._found[node_id] for node_id in sorted(online & set(self._found))}
+            lacks = self._lacks(here, set(groups))
+            if not lacks:
+                population = assemble(here)
+                self._bind(population)
+                return population
+            if time.monotonic() > deadline:
+                raise PopulationError(
+                    f"Waited {self._nodes.patience:.0f} s (nodes.patience) for nodes: {lacks}."
+                    f"{self._refusals()} Are the SuperNodes running, connected and registered?"
+                )
+            if time.monotonic() > next_notice:
+                print(f"Waiting for nodes: {lacks}.{self._refusals()}", flush=True)
+                next_notice = time.monotonic() + NOTICE_SECONDS
+            time.sleep(LOOK_SECONDS)
+
+    def node_of(self, client_id: int) -> int:
+        """Return the id of the node on which a client is."""
+        return self._node_of[client_id]
+
+    def connected(self) -> set[int]:
+        """Return the ids of the clients whose node is there, those of returned nodes among them."""
+        online = self._meet()
+        self._rebind(online)
+        return {client for client, node in self._node_of.items() if node in online}
+
+    def restarted(self, sent: Mapping[int, float]) -> set[int]:
+        """Return which clients' nodes have connected anew since they were sent a message.
+
+        What such a node was sent before is lost. Flower says so only if nobody can be reached at
+        the moment at which it is asked.
+
+        Args:
+            sent: client id to the time of the message, in seconds since the epoch; its node was
+                there.
+        """
+        activated = {
+            node.node_id: datetime.fromisoformat(node.last_activated_at).timestamp()
+            for node in self._grid.get_nodes()
+            if node.last_activated_at
+        }
+        return {
+            client
+            for client, when in sent.items()
+            if activated.get(self._node_of[client], 0.0) > when
+        }
+
+    def _meet(self) -> set[int]:
+        """Ask nodes that are new what they hold; return the ids of all that are there."""
+        online = set(self._grid.get_node_ids())
+        now = time.monotonic()
+        tried = {i for i, (_, when) in self._refused.items() if now - when < ASK_AGAIN_SECONDS}
+        asked = online - set(self._found) - tried
+        for node_id, described in describe(self._grid, asked, DESCRIBE_SECONDS).items():
+            if isinstance(described, str):
+                self._refuse(node_id, f"cannot say what it holds: {described}")
+                continue
+            groups = [each.group for each in described.holdings]
+            if self._registry and (objection := self._registry.objection(node_id, groups)):
+                self._refuse(node_id, f"is refused: {objection}")
+                continue
+            self._refused.pop(node_id, None)
+            self._found[node_id] = described
+            print(f"{self._name(node_id)} is here with {', '.join(groups)}", flush=True)
+        return online
+
+    def _refuse(self, node_id: int, reason: str) -> None:
+        known = self._refused.get(node_id, ("", 0.0))[0]
+        self._refused[node_id] = reason, time.monotonic()
+        if reason != known:
+            print(f"{self._name(node_id)} {reason}", flush=True)
+
+    def _refusals(self) -> str:
+        reasons = [f"{self._name(i)} {why}" for i, (why, _) in sorted(self._refused.items())]
+        return f" {'; '.join(reasons)}." if reasons else ""
+
+    def _lacks(self, here: Mapping[int, Disclosure], groups: set[str]) -> str:
+        """Return what is missing before a run can start; empty: nothing."""
+        held = [each for node in here.values() for each in node.holdings]
+        names = {each.group for each in held}
+        wanted = set(groups)
+        if self._registry and not self._nodes.min_available:
+            wanted |= self._registry.groups
+        if missing := sorted(wanted - names):
+            return f"{len(names)} groups are here, missing: {', '.join(missing)}"
+        if len(names) < self._nodes.min_available:
+            return f"{len(names)} of {self._nodes.min_available} groups are here"
+        return "" if any(each.role == "train" for each in held) else "no training group is here"
+
+    def _bind(self, population: Population) -> None:
+        self._clients = {client.id: client for client in population.clients}
+        self._node_of = {client.id: client.node_id for client in population.clients}
+        self._keys = {group: keys.tobytes() for group, keys in population.question_keys.items()}
+
+    def _rebind(self, online: set[int]) -> None:
+        """Let nodes with a new id take over the clients of nodes that are gone."""
+        bound = set(self._node_of.values())
+        for node_id in sorted(online - bound):
+            node = self._found.get(node_id)
+            if node is None:
+                continue
+            for each in node.holdings:
+                for client in self._of_group(each.group):
+                    same = each.question_keys.tobytes() == self._keys[each.group]
+                    if self._node_of[client.id] not in online and same and each.role == client.role:
+                        self._node_of[client.id] = node_id
+                        print(f"{client.name} is back, on node {node_id}", flush=True)
+
+    def _of_group(self, group: str) -> Iterable[Client]:
+        return (client for client in self._clients.values() if client.group == group)
+
+    def _name(self, node_id: int) -> str:
+        return self._registry.name(node_id) if self._registry else f"Node {node_id}"
