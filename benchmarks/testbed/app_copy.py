@@ -1,6 +1,7 @@
 """A copy of the app whose ClientApp misbehaves when a file on its node says so."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.testbed.parties import Party
@@ -36,3 +37,10 @@ def ask_for_fault(party: Party, fault: str) -> None:
 def fault_happened(party: Party) -> bool:
     """Return whether a client has taken the fault it was asked for."""
     return party.data.with_name("fault.done").exists()
+
+
+def clear_faults(parties: Sequence[Party]) -> None:
+    """Forget all faults that were asked for."""
+    for party in parties:
+        for name in ("fault", "fault.done"):
+            party.data.with_name(name).unlink(missing_ok=True)

@@ -27,9 +27,7 @@ class Capture:
     def __init__(self, interface: str, file: Path) -> None:
         self.file = file
         self.num_packets = 0
-        self._socket = socket.socket(
-            socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS)
-        )
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
         self._socket.bind((interface, 0))
         self._stop = threading.Event()

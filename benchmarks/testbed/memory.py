@@ -82,7 +82,9 @@ class MemorySampler:
                 for member in members:
                     if (found := _kind_and_memory(member)) is not None:
                         self.samples.append(
-                            Sample(seconds, done, self._machines[mark], found[0], member.pid, found[1])
+                            Sample(
+                                seconds, done, self._machines[mark], found[0], member.pid, found[1]
+                            )
                         )
 
     def write_csv(self, file: Path) -> None:
