@@ -7,7 +7,13 @@ from datetime import datetime
 from flwr.serverapp import Grid
 
 from server_app.disclosure import Disclosure
-from server_app.discovery import Client, Population, assemble, describe
+from server_app.discovery import (
+    Client,
+    Population,
+    ask_to_describe,
+    assemble,
+    take_described,
+)
 from server_app.registry import Registry
 from task.config import RunConfig
 from task.errors import PopulationError
@@ -38,6 +44,8 @@ class Connections:
         self._registry = Registry.read(config.nodes.registry)
         self._found: dict[int, Disclosure] = {}
         self._refused: dict[int, tuple[str, float]] = {}  # reason, and when
+        self._asked: dict[str, int] = {}  # messages that ask nodes what they hold
+        self._asked_at: dict[int, float] = {}
         self._node_of: dict[int, int] = {}
         self._clients: dict[int, Client] = {}
         self._keys: Mapping[str, object] = {}
@@ -104,12 +112,19 @@ class Connections:
         }
 
     def _meet(self) -> set[int]:
-        """Ask nodes that are new what they hold; return the ids of all that are there."""
+        """Ask nodes that are new what they hold, and see who has answered; wait for nobody.
+
+        Returns:
+            The ids of all nodes that are there.
+        """
         online = set(self._grid.get_node_ids())
-        now = time.monotonic()
-        tried = {i for i, (_, when) in self._refused.items() if now - when < ASK_AGAIN_SECONDS}
-        asked = online - set(self._found) - tried
-        for node_id, described in describe(self._grid, asked, DESCRIBE_SECONDS).items():
+        self._ask(online)
+        described_by = take_described(self._grid, self._asked)
+        for node_id in set(self._asked.values()):
+            if time.monotonic() - self._asked_at[node_id] > DESCRIBE_SECONDS:
+                described_by[node_id] = f"no answer within {DESCRIBE_SECONDS:.0f} s"
+        self._asked = {i: n for i, n in self._asked.items() if n in online - set(described_by)}
+        for node_id, described in described_by.items():
             if isinstance(described, str):
                 self._refuse(node_id, f"cannot say what it holds: {described}")
                 continue
@@ -121,6 +136,15 @@ class Connections:
             self._found[node_id] = described
             print(f"{self._name(node_id)} is here with {', '.join(groups)}", flush=True)
         return online
+
+    def _ask(self, online: set[int]) -> None:
+        now = time.monotonic()
+        tried = {i for i, (_, when) in self._refused.items() if now - when < ASK_AGAIN_SECONDS}
+        asked = ask_to_describe(
+            self._grid, online - set(self._found) - set(self._asked.values()) - tried
+        )
+        self._asked |= asked
+        self._asked_at |= dict.fromkeys(asked.values(), now)
 
     def _refuse(self, node_id: int, reason: str) -> None:
         known = self._refused.get(node_id, ("", 0.0))[0]
@@ -143,7 +167,11 @@ class Connections:
             return f"{len(names)} groups are here, missing: {', '.join(missing)}"
         if len(names) < self._nodes.min_available:
             return f"{len(names)} of {self._nodes.min_available} groups are here"
-        return "" if any(each.role == "train" for each in held) else "no training group is here"
+        if not any(each.role == "train" for each in held):
+            return "no training group is here"
+        if not self._registry and not self._nodes.min_available and self._asked:
+            return f"{len(self._asked)} nodes have not said yet what they hold"
+        return ""
 
     def _bind(self, population: Population) -> None:
         self._clients = {client.id: client for client in population.clients}

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server_app.disclosure import Disclosure
-from server_app.sending import push
+from server_app.sending import push, reason_of
 from task import records
 from task.errors import EncoderError, PopulationError
 from task.features import FeatureSums
@@ -101,6 +101,20 @@ def discover_clients(grid: Grid, timeout: float) -> Population:
 
 def describe(grid: Grid, node_ids: Collection[int], timeout: float) -> dict[int, Disclosure | str]:
     """Ask nodes what they hold; return that, or why it cannot be told, of those who answer."""
+    asked = ask_to_describe(grid, node_ids)
+    deadline = time.monotonic() + timeout
+    described: dict[int, Disclosure | str] = {}
+    while asked:
+        described |= take_described(grid, asked)
+        if time.monotonic() > deadline:
+            break
+        if asked:
+            time.sleep(POLL_SECONDS)
+    return described
+
+
+def ask_to_describe(grid: Grid, node_ids: Collection[int]) -> dict[str, int]:
+    """Ask nodes what they hold; return the messages' ids with the nodes'."""
     asked = [
         Message(RecordDict(), dst_node_id=node_id, message_type=records.DESCRIBE)
         for node_id in sorted(node_ids)
@@ -108,28 +122,24 @@ def describe(grid: Grid, node_ids: Collection[int], timeout: float) -> dict[int,
     if not asked:
         return {}
     pushed = zip(push(grid, asked), asked, strict=True)
-    node_of = {i: message.metadata.dst_node_id for i, message in pushed if i}
-    deadline = time.monotonic() + timeout
+    return {i: message.metadata.dst_node_id for i, message in pushed if i}
+
+
+def take_described(grid: Grid, asked: dict[str, int]) -> dict[int, Disclosure | str]:
+    """Return what has come in from nodes, or why it cannot be told, and take them from `asked`."""
     described: dict[int, Disclosure | str] = {}
-    while node_of:
-        for reply in grid.pull_messages(list(node_of)):
-            # An error in a lost node's stead names no node.
-            node_id = node_of.pop(reply.metadata.reply_to_message_id, None)
-            if node_id is None:
-                continue
-            if reply.has_error():
-                described[node_id] = (
-                    reply.error.reason or f"error code {reply.error.code}"
-                ).strip()
-                continue
-            try:
-                described[node_id] = Disclosure.read(reply.content)
-            except PopulationError as malformed:
-                described[node_id] = str(malformed)
-        if time.monotonic() > deadline:
-            break
-        if node_of:
-            time.sleep(POLL_SECONDS)
+    for reply in grid.pull_messages(list(asked)) if asked else []:
+        # An error in a lost node's stead names no node.
+        node_id = asked.pop(reply.metadata.reply_to_message_id, None)
+        if node_id is None:
+            continue
+        if reply.has_error():
+            described[node_id] = reason_of(reply.error)
+            continue
+        try:
+            described[node_id] = Disclosure.read(reply.content)
+        except PopulationError as malformed:
+            described[node_id] = str(malformed)
     return described
 
 

@@ -1,0 +1,195 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server_app import connections as module
+from server_app.connections import Connections
+from server_app.discovery import discover_clients
+from task import records
+from task.errors import PopulationError
+from tests.server_app.home_nodes import HomeGrid
+from tests.server_app.in_process_grid import (
+    InProcessGrid,
+    group_and_round,
+    silent,
+    tiny_config,
+    with_content,
+)
+
+HELD_OUT = "Northern students"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+
+
+def write_registry(folder: Path, grid: HomeGrid, **groups: list[str]) -> str:
+    """Give every node its group, unless another list of groups is given for it."""
+    lines = []
+    for group, node_id in grid.node_of.items():
+        name = group.split()[1]
+        lines += [f"[nodes.{name}]", f'node-id = "{node_id}"']
+        lines.append(f"groups = {groups.get(name, [group])!r}")
+    file = folder / "registry.toml"
+    file.write_text("\n".join(lines))
+    return str(file)
+
+
+def test_nodes_with_their_own_files_disclose_what_a_simulation_of_them_does(tmp_path: Path) -> None:
+    simulated = tiny_config()
+    expected = discover_clients(InProcessGrid(simulated, 2), timeout=60)
+    grid = HomeGrid(simulated, tmp_path, nodes__min_available=4)
+    found = Connections(grid, grid.config).gather()
+    assert [(c.id, c.group, c.role) for c in found.clients] == [
+        (c.id, c.group, c.role) for c in expected.clients
+    ]
+    assert {c.group: c.node_id for c in found.clients} == grid.node_of
+    for ours, theirs in zip(
+        found.feature_sums.mean_and_std(), expected.feature_sums.mean_and_std(), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    for group, keys in expected.question_keys.items():
+        np.testing.assert_array_equal(found.question_keys[group], keys)
+
+
+def test_as_many_groups_as_asked_for_are_waited_for(tmp_path: Path, capsys) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4, nodes__patience=0.2)
+    grid.away = {grid.node_of[HELD_OUT]}
+    with pytest.raises(PopulationError, match=r"Waited 0 s .*: 3 of 4 groups are here"):
+        Connections(grid, grid.config).gather()
+
+
+def test_without_a_number_one_training_group_is_enough(tmp_path: Path) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__patience=0.2)
+    grid.away = set(grid.node_of.values()) - {grid.node_of[HELD_OUT]}
+    with pytest.raises(PopulationError, match="no training group is here"):
+        Connections(grid, grid.config).gather()
+    grid.away.remove(grid.node_of["Northern nurses"])
+    found = Connections(grid, grid.config).gather()
+    assert [client.group for client in found.clients] == ["Northern nurses", HELD_OUT]
+
+
+def test_groups_that_a_resumed_run_needs_are_waited_for(tmp_path: Path) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__patience=0.2)
+    grid.away = {grid.node_of["Northern nurses"]}
+    with pytest.raises(PopulationError, match="missing: Northern nurses"):
+        Connections(grid, grid.config).gather(["Northern nurses", "Northern farmers"])
+
+
+def test_with_a_registry_all_its_groups_are_waited_for(tmp_path: Path) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path)
+    grid.away = {grid.node_of[HELD_OUT]}
+    settings = {"nodes__registry": write_registry(tmp_path, grid), "nodes__patience": 0.2}
+    config = tiny_config(data__source="nodes", **settings)
+    with pytest.raises(PopulationError, match=f"3 groups are here, missing: {HELD_OUT}"):
+        Connections(grid, config).gather()
+    grid.away = set()
+    assert len(Connections(grid, config).gather().clients) == 4
+
+
+def test_a_node_that_claims_anothers_group_is_refused_by_name(tmp_path: Path, capsys) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path)
+    registry = write_registry(tmp_path, grid, farmers=["Northern bakers"])
+    config = tiny_config(data__source="nodes", nodes__registry=registry, nodes__min_available=3)
+    found = Connections(grid, config).gather()
+    assert "Northern farmers" not in {client.group for client in found.clients}
+    node_id = grid.node_of["Northern farmers"]
+    assert (
+        f"farmers (node {node_id}) is refused: it claims the group 'Northern farmers', and may "
+        "serve: Northern bakers" in capsys.readouterr().out
+    )
+
+
+def test_a_node_that_cannot_say_what_it_holds_is_named_and_left_out(tmp_path: Path, capsys) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=3)
+    wrong = grid.node_of["Northern nurses"]
+    grid.contexts[wrong].node_config["data-path"] = str(tmp_path / "missing.csv")
+    assert len(Connections(grid, grid.config).gather().clients) == 3
+    out = capsys.readouterr().out
+    assert f"Node {wrong} cannot say what it holds: its survey cannot be used" in out
+    assert "missing.csv" not in out  # paths and data stay in the node's own log
+
+
+def test_a_malformed_description_is_refused(tmp_path: Path, capsys) -> None:
+    def lie(content) -> None:
+        content["holdings"]["roles"] = ["judge"]
+
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=3)
+    wrong = grid.node_of["Northern nurses"]
+    grid.fault = lambda message, answer: (
+        with_content(lie)(message, answer)
+        if message.metadata.dst_node_id == wrong
+        else answer(message)
+    )
+    assert len(Connections(grid, grid.config).gather().clients) == 3
+    assert "it has the role 'judge'" in capsys.readouterr().out
+
+
+def test_a_node_that_does_not_describe_itself_holds_nobody_up(tmp_path: Path) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=3)
+    quiet = grid.node_of["Northern nurses"]
+    grid.fault = lambda message, answer: (
+        silent(message, answer) if message.metadata.dst_node_id == quiet else answer(message)
+    )
+    found = Connections(grid, grid.config).gather()
+    assert len(found.clients) == 3
+
+
+def test_a_returned_node_takes_its_clients_over_under_its_new_id(tmp_path: Path, capsys) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
+    connections = Connections(grid, grid.config)
+    found = connections.gather()
+    nurses = next(client.id for client in found.clients if client.group == "Northern nurses")
+    everybody = {client.id for client in found.clients}
+    assert connections.connected() == everybody
+    new = grid.renew("Northern nurses")
+    connections.connected()  # asks the new node
+    assert connections.connected() == everybody
+    assert connections.node_of(nurses) == new
+    assert f"Northern nurses is back, on node {new}" in capsys.readouterr().out
+
+
+def test_a_returned_node_with_other_questions_takes_nothing_over(tmp_path: Path) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
+    connections = Connections(grid, grid.config)
+    found = connections.gather()
+    other = HomeGrid(tiny_config(run__seed=9, data__held_out_groups=HELD_OUT), tmp_path / "..")
+    grid.renew("Northern nurses")
+    context = grid.contexts[grid.node_of["Northern nurses"]]
+    context.node_config = other.contexts[other.node_of["Northern nurses"]].node_config
+    for _ in range(3):
+        connected = connections.connected()
+    assert len(connected) == len(found.clients) - 1
+
+
+def test_nobody_is_described_twice(tmp_path: Path) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
+    connections = Connections(grid, grid.config)
+    connections.gather()
+    for _ in range(3):
+        connections.connected()
+    assert len(grid.messages(records.DESCRIBE)) == 4
+    assert group_and_round(grid.received[0]) == ("", 0)
+
+
+def test_a_node_that_failed_once_is_asked_again_later(tmp_path: Path, monkeypatch) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
+    wrong = grid.node_of["Northern nurses"]
+    failed = []
+
+    def once(message, answer):
+        if message.metadata.dst_node_id == wrong and not failed:
+            failed.append(message)
+            raise_for = grid.contexts[wrong].node_config
+            kept = raise_for.pop("data-path")
+            reply = answer(message)
+            raise_for["data-path"] = kept
+            return reply
+        return answer(message)
+
+    grid.fault = once
+    monkeypatch.setattr(module, "ASK_AGAIN_SECONDS", 0.05)
+    assert len(Connections(grid, grid.config).gather().clients) == 4
+    assert failed
