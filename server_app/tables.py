@@ -71,7 +71,7 @@ def print_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
                     print(f"... {left_out} more {role} groups in groups.parquet", flush=True)
                 continue
             entry = groups[group]
-            scores = [_number(entry[key]) for key in keys]
+            scores = [_number(entry.get(key)) for key in keys]
             _print_cells([group.ljust(width), entry["role"].ljust(8), *scores], widths)
 
 

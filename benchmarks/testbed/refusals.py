@@ -4,7 +4,6 @@ import re
 import shutil
 from pathlib import Path
 
-
 from benchmarks.testbed.deployment import COORDINATOR, Deployment
 from benchmarks.testbed.network import Network
 from benchmarks.testbed.parties import Party
