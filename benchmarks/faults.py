@@ -134,7 +134,7 @@ class Campaign:
         return Outcome({"largest_difference": largest_difference(directory, simulated)})
 
     def _refusals(self) -> None:
-        with self._deployment("refusals", without_last_start=True) as deployment:
+        with self._deployment("refusals", start_first=False) as deployment:
             messages = try_all(
                 deployment, self.split.parties[0], self.folder / "refused", self.network
             )
@@ -151,14 +151,14 @@ class Campaign:
         self._write("wire", found)
 
     @contextmanager
-    def _deployment(self, name: str, *, without_last_start: bool = False) -> Iterator[Deployment]:
-        """Make and start a deployment; the first party's SuperNode is left to the caller if asked."""
+    def _deployment(self, name: str, *, start_first: bool = True) -> Iterator[Deployment]:
+        """Make and start a deployment, the first party's SuperNode only if wanted."""
         app = copy_faulty_app(self.folder / f"app-{name}")
         deployment = Deployment(self.folder / name, self.network, self.split, app)
         try:
             deployment.make()
             deployment.start_superlink()
-            for party in self.split.parties[int(without_last_start) :]:
+            for party in self.split.parties[int(not start_first) :]:
                 deployment.start_supernode(party)
             yield deployment
         finally:

@@ -1,6 +1,6 @@
 """Parties of a testbed: real or synthetic answers, split into one file per group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def group_frame(survey: Survey, group: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["group", "question_id", "question", "option", "share"])
 
 
-def distinctive_texts(frame: pd.DataFrame) -> Sequence[str]:
+def distinctive_texts(frame: pd.DataFrame) -> tuple[str, ...]:
     """Return all question and option texts, longest first."""
     texts = set(frame["question"]) | set(frame["option"])
     return tuple(sorted(texts, key=lambda text: (-len(text), text)))
