@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -56,12 +57,6 @@ class SuperLinkAddress:
     def text(self) -> str:
         """`host:port`, as Flower takes it."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def local(self) -> str:
-        """`host:port` for the coordinator's own commands: any address listened on."""
-        wildcard = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
-        return f"{wildcard.get(self.listen, self.listen)}:{self.port}"
 
 
 class Coordinator:
@@ -139,7 +134,7 @@ class Coordinator:
             "The SuperLink's address. After a change of `host` or `names`: `pluralllm deploy renew`"
             "\n(and the parties' supernode.toml).",
         )
-        coordinator.write_connection(insecure=False)
+        coordinator.write_connection(address.port, insecure=False)
         coordinator._write_parties(parties)
         return coordinator
 
@@ -174,9 +169,9 @@ class Coordinator:
             yield parties
             self._write_parties(list(parties.values()))
 
-    def write_connection(self, *, insecure: bool) -> None:
+    def write_connection(self, port: int, *, insecure: bool) -> None:
         """Write the connection by which `flwr` on this machine finds the SuperLink."""
-        connection: dict[str, str | bool] = {"address": self.address.local}
+        connection: dict[str, str | bool] = {"address": f"127.0.0.1:{port}"}
         if insecure:
             connection["insecure"] = True
         else:
@@ -190,8 +185,17 @@ class Coordinator:
     @property
     def is_insecure(self) -> bool:
         """Whether the SuperLink was last started without TLS and authentication."""
+        return bool(self._connection().get("insecure", False))
+
+    @property
+    def local_port(self) -> int:
+        """The SuperLink's port on 127.0.0.1, since it was last started."""
+        return int(self._connection()["address"].rpartition(":")[2])
+
+    def _connection(self) -> dict[str, Any]:
         content = read_toml(self.flower_home / "config.toml")
-        return bool(content["superlink"][CONNECTION].get("insecure", False))
+        connection: dict[str, Any] = content["superlink"][CONNECTION]
+        return connection
 
     def renew(self, days: int, authority_key: Path | None = None) -> None:
         """Replace the SuperLink's key and certificate.

@@ -1,16 +1,16 @@
 """The coordinator's SuperLink, supervised: TLS, known nodes only, state that outlives it."""
 
-import socket
 import threading
 from collections.abc import Callable
 
 from deployment import flower
 from deployment.certificates import days_left, read_certificate
 from deployment.coordinator import Coordinator
-from deployment.log import process_log
+from deployment.gateway import open_gateway
+from deployment.log import ProcessLog, process_log
 from deployment.probe import Probe, probe
 from deployment.registration import register_parties
-from deployment.supervisor import Ended, Supervisor
+from deployment.supervisor import Ended, Supervisor, sole_owner
 from task.errors import DeploymentError
 
 POLL_SECONDS = 0.5
@@ -25,13 +25,23 @@ def run_superlink(coordinator: Coordinator, *, insecure: bool = False) -> None:
         DeploymentError: it cannot start: a port in use, a certificate that is missing or expired.
     """
     log = process_log(coordinator.logs / "superlink.log")
-    _check(coordinator, insecure=insecure, say=log.say)
-    coordinator.write_connection(insecure=insecure)
-    if insecure:
-        log.say(
-            "WARNING: --insecure: nothing is encrypted, and whoever reaches port "
-            f"{coordinator.address.port} may take part or start runs. For tests on one machine."
-        )
+    with sole_owner(coordinator.flower_home):
+        if insecure:
+            log.say(
+                "WARNING: --insecure: nothing is encrypted, and whoever reaches port "
+                f"{coordinator.address.port} may take part or start runs. For tests on one machine."
+            )
+            coordinator.write_connection(coordinator.address.port, insecure=True)
+            _supervise(coordinator, log, insecure=True)
+            return
+        _check_certificates(coordinator, log.say)
+        port = flower.free_port()
+        with open_gateway(coordinator, port):
+            coordinator.write_connection(port, insecure=False)
+            _supervise(coordinator, log, insecure=False)
+
+
+def _supervise(coordinator: Coordinator, log: ProcessLog, *, insecure: bool) -> None:
     Supervisor(
         superlink_command(coordinator, insecure=insecure),
         flower.environment(coordinator.flower_home),
@@ -44,15 +54,10 @@ def run_superlink(coordinator: Coordinator, *, insecure: bool = False) -> None:
 
 
 def superlink_command(coordinator: Coordinator, *, insecure: bool) -> list[str]:
-    """Return the SuperLink's command line.
-
-    Flower has one port for nodes, for `flwr` and for the ServerApp. It authenticates nodes only:
-    whoever reaches the port and trusts the certificate may start a run. docs/deploy.md says how to
-    let the parties reach nothing but `/v1/fleet/`.
-    """
-    address = coordinator.address
-    command = [flower.program("flower-superlink"), "--host", address.listen]
-    command += ["--port", str(address.port), "--database", str(coordinator.state)]
+    """Return the SuperLink's command line; nodes reach it through `deployment.gateway`."""
+    listen = coordinator.address.listen if insecure else "127.0.0.1"
+    command = [flower.program("flower-superlink"), "--host", listen]
+    command += ["--port", str(coordinator.local_port), "--database", str(coordinator.state)]
     command += ["--disable-runtime-dependency-installation"]
     if insecure:
         return [*command, "--insecure"]
@@ -64,25 +69,11 @@ def superlink_command(coordinator: Coordinator, *, insecure: bool) -> list[str]:
 
 def probe_superlink(coordinator: Coordinator) -> Probe:
     """Say whether the coordinator's SuperLink answers on this machine."""
-    host, _, port = coordinator.address.local.rpartition(":")
     authority = None if coordinator.is_insecure else coordinator.authority
-    return probe(host.strip("[]"), int(port), authority)
+    return probe("127.0.0.1", coordinator.local_port, authority)
 
 
-def _check(coordinator: Coordinator, *, insecure: bool, say: Callable[[str], None]) -> None:
-    address = coordinator.address
-    family = socket.AF_INET6 if ":" in address.listen else socket.AF_INET
-    with socket.socket(family) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((address.listen, address.port))
-        except OSError as error:
-            raise DeploymentError(
-                f"The SuperLink cannot listen on {address.listen}:{address.port}: "
-                f"{error.strerror}. Stop what is using the port, or change superlink.toml."
-            ) from None
-    if insecure:
-        return
+def _check_certificates(coordinator: Coordinator, say: Callable[[str], None]) -> None:
     read_certificate(coordinator.authority)
     left = days_left(read_certificate(coordinator.certificate))
     if left < EXPIRY_WARNING_DAYS:

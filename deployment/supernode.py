@@ -9,7 +9,7 @@ from deployment.log import process_log
 from deployment.node_keys import check_private_key
 from deployment.probe import probe
 from deployment.supernode_config import SuperNodeConfig
-from deployment.supervisor import Ended, Supervisor
+from deployment.supervisor import Ended, Supervisor, sole_owner
 
 STILL_ONLINE_SECONDS = 60
 """Flower counts a node that vanished as online until two heartbeats are missing, and refuses its
@@ -47,14 +47,16 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
     found = probe(config.address.host, config.address.port, None if insecure else config.authority)
     if not found.up:
         log.say(found.reason)
-    Supervisor(
+    supervisor = Supervisor(
         command,
         flower.environment(home),
         home,
         output=log.output,
         say=log.say,
         explain=Refusals(config, insecure=insecure).explain,
-    ).run()
+    )
+    with sole_owner(home):
+        supervisor.run()
 
 
 @dataclass

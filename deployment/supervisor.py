@@ -74,8 +74,8 @@ class Supervisor:
     Args:
         command: the program and its arguments.
         environment: of the process.
-        folder: belongs to this process alone; a second supervisor of the same folder is refused,
-            and what a killed one has left running is ended first.
+        folder: belongs to this process alone (`sole_owner`); what a supervisor that was killed has
+            left running there is ended first.
         output: takes every line that it prints.
         say: takes the supervisor's own words.
         explain: says why a process may have ended, and what to do.
@@ -109,9 +109,9 @@ class Supervisor:
         """Start the process, and again whenever it has ended, until told to stop.
 
         Raises:
-            DeploymentError: another supervisor has this folder, or the program does not exist.
+            DeploymentError: the program does not exist.
         """
-        with _sole_owner(self._folder), self._stopped_by_signals():
+        with self._stopped_by_signals():
             if left := stop_family(SUPERVISED, str(self._folder)):
                 self._say(f"Ended {left} process(es) that an earlier start had left behind.")
             try:
@@ -207,7 +207,12 @@ class Supervisor:
 
 
 @contextmanager
-def _sole_owner(folder: Path) -> Iterator[None]:
+def sole_owner(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process while the block runs.
+
+    Raises:
+        DeploymentError: another process has it.
+    """
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

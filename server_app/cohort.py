@@ -242,7 +242,7 @@ def simulate(config: RunConfig | None = None, strategy: Strategy | None = None) 
         RoundError: too few clients sent a valid reply.
     """
     chosen = (config or RunConfig()).with_absolute_paths(Path.cwd())
-    if not chosen.run.directory:
+    if not chosen.run.directory and not chosen.run.resume:
         directory = Path.cwd() / default_run_directory(chosen, datetime.now())
         chosen = replace(chosen, run=replace(chosen.run, directory=str(directory)))
     chosen = replace(chosen, engine=replace(chosen.engine, name="cohort"))

@@ -68,9 +68,7 @@ class Connections:
             here = {node_id: self._found[node_id] for node_id in sorted(online & set(self._found))}
             lacks = self._lacks(here, set(groups))
             if not lacks:
-                population = assemble(here)
-                self._bind(population)
-                return population
+                return assemble(here)
             if time.monotonic() > deadline:
                 raise PopulationError(
                     f"Waited {self._nodes.patience:.0f} s (nodes.patience) for nodes: {lacks}."
@@ -81,6 +79,12 @@ class Connections:
                 announce("waiting", text, {"lacks": lacks, "refused": self._refusals().strip()})
                 next_notice = time.monotonic() + NOTICE_SECONDS
             time.sleep(LOOK_SECONDS)
+
+    def bind(self, population: Population) -> None:
+        """Remember where the run's clients are, under the ids that they have in it."""
+        self._clients = {client.id: client for client in population.clients}
+        self._node_of = {client.id: client.node_id for client in population.clients}
+        self._keys = {group: keys.tobytes() for group, keys in population.question_keys.items()}
 
     def node_of(self, client_id: int) -> int:
         """Return the id of the node on which a client is."""
@@ -177,11 +181,6 @@ class Connections:
         if not self._registry and not self._nodes.min_available and self._asked:
             return f"{len(self._asked)} nodes have not said yet what they hold"
         return ""
-
-    def _bind(self, population: Population) -> None:
-        self._clients = {client.id: client for client in population.clients}
-        self._node_of = {client.id: client.node_id for client in population.clients}
-        self._keys = {group: keys.tobytes() for group, keys in population.question_keys.items()}
 
     def _rebind(self, online: set[int]) -> None:
         """Let nodes with a new id take over the clients of nodes that are gone."""

@@ -7,8 +7,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from server_app.causes import CAUSES, cause_of
+from server_app.environment import environment
 from server_app.fairness import ROLE_KEYS
-from server_app.run_directory import environment
 from task.config import LogConfig
 from task.errors import ConfigError
 from task.settings import Scalar

@@ -40,12 +40,18 @@ class JsonLines:
 
 
 class TensorBoard:
-    """TensorBoard events of every number; nested keys are joined with `/`."""
+    """TensorBoard events of every number; nested keys are joined with `/`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they go.
+        finished: the last finished round of a resumed run: events of later ones are hidden.
+    """
+
+    def __init__(self, folder: Path, finished: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        purge_step = None if finished is None else finished + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """See `Sink.log`."""
@@ -77,9 +83,15 @@ class WeightsAndBiases:
 
 @contextmanager
 def closing_sinks(
-    config: LogConfig, folder: Path, settings: Mapping[str, Scalar]
+    config: LogConfig, folder: Path, settings: Mapping[str, Scalar], finished: int | None = None
 ) -> Iterator[list[Sink]]:
     """Open the sinks that the config asks for, and close them at the end.
+
+    Args:
+        config: which ones.
+        folder: the run directory.
+        settings: all of the run's.
+        finished: the last finished round of a resumed run.
 
     Raises:
         ConfigError: a sink cannot be had: see `check_sinks`.
@@ -87,7 +99,7 @@ def closing_sinks(
     check_sinks(config)
     sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl")]
     if config.tensorboard:
-        sinks.append(TensorBoard(folder / "tensorboard"))
+        sinks.append(TensorBoard(folder / "tensorboard", finished))
     if config.wandb_project:
         sinks.append(WeightsAndBiases(config.wandb_project, folder, settings))
     if config.prometheus_port:

@@ -156,7 +156,7 @@ def test_a_run_takes_its_data_from_the_registered_nodes(coordinator: Coordinator
 
 
 def test_without_keys_there_is_no_registry(coordinator: Coordinator) -> None:
-    coordinator.write_connection(insecure=True)
+    coordinator.write_connection(1, insecure=True)
     assert nodes_config(coordinator, {}, NOW).nodes.registry == ""
 
 

@@ -15,10 +15,10 @@ from deployment.supervisor import SUPERVISED, BackOff
 SUPERVISE = """
 import sys, os
 from pathlib import Path
-from deployment.supervisor import BackOff, Supervisor
+from deployment.supervisor import BackOff, Supervisor, sole_owner
 folder = Path(sys.argv[1])
 say = lambda line: print(line, flush=True)
-Supervisor(
+supervisor = Supervisor(
     [sys.executable, "-u", str(folder / "child.py")],
     dict(os.environ),
     folder,
@@ -27,7 +27,9 @@ Supervisor(
     explain=lambda ended: f"Ended with {ended.status} after {list(ended.lines)}.",
     started=lambda over: say("started"),
     back_off=BackOff(first=0.01, cap=0.02),
-).run()
+)
+with sole_owner(folder):
+    supervisor.run()
 """
 
 FAILS_TWICE = """

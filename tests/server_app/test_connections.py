@@ -141,6 +141,7 @@ def test_a_returned_node_takes_its_clients_over_under_its_new_id(tmp_path: Path,
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
     connections = Connections(grid, grid.config)
     found = connections.gather()
+    connections.bind(found)
     nurses = next(client.id for client in found.clients if client.group == "Northern nurses")
     everybody = {client.id for client in found.clients}
     assert connections.connected() == everybody
@@ -155,6 +156,7 @@ def test_a_returned_node_with_other_questions_takes_nothing_over(tmp_path: Path)
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
     connections = Connections(grid, grid.config)
     found = connections.gather()
+    connections.bind(found)
     other = HomeGrid(tiny_config(run__seed=9, data__held_out_groups=HELD_OUT), tmp_path / "..")
     grid.renew("Northern nurses")
     context = grid.contexts[grid.node_of["Northern nurses"]]
@@ -167,7 +169,7 @@ def test_a_returned_node_with_other_questions_takes_nothing_over(tmp_path: Path)
 def test_nobody_is_described_twice(tmp_path: Path) -> None:
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
     connections = Connections(grid, grid.config)
-    connections.gather()
+    connections.bind(connections.gather())
     for _ in range(3):
         connections.connected()
     assert len(grid.messages(records.DESCRIBE)) == 4
