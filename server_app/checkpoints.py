@@ -7,6 +7,7 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
+from server_app.announcing import announce
 from server_app.checkpoint_files import DamagedError, read_state, write_state
 from server_app.plain_state import Packed, pack, unpack
 from server_app.strategies.personal import KeepsPersonal
@@ -128,7 +129,9 @@ class Checkpoints:
             try:
                 state = unpack(read_state(folder))
             except (DamagedError, ValueError, LookupError) as damage:
-                print(f"Checkpoint {folder} is damaged ({damage}); taking an older one", flush=True)
+                text = f"Checkpoint {folder} is damaged ({damage}); taking an older one"
+                fields = {"checkpoint": str(folder), "damage": str(damage)}
+                announce("checkpoint-damaged", text, fields, "warning")
                 damaged.append(folder)
                 continue
             for each in damaged:  # or it would be taken for the round's new one

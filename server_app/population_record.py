@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from server_app.announcing import announce
 from server_app.discovery import Population
 from task.errors import EncoderError, PopulationError
 from task.features import FeatureSums
@@ -57,7 +58,8 @@ def as_recorded(population: Population, record: dict[str, Any]) -> Population:
     }
     _require_none("has other questions than when the run began", changed)
     if newcomers := sorted(found.keys() - known.keys()):
-        print(f"Not there when the run began, takes no part: {_listed(newcomers)}", flush=True)
+        text = f"Not there when the run began, takes no part: {_listed(newcomers)}"
+        announce("newcomers-left-out", text, {"clients": newcomers}, "warning")
     answers = record["answers"]
     return replace(
         population,
