@@ -130,8 +130,7 @@ class Checkpoints:
                 state = unpack(read_state(folder))
             except (DamagedError, ValueError, LookupError) as damage:
                 text = f"Checkpoint {folder} is damaged ({damage}); taking an older one"
-                fields = {"checkpoint": str(folder), "damage": str(damage)}
-                announce("checkpoint-damaged", text, fields, "warning")
+                announce("checkpoint-damaged", text, {"checkpoint": str(folder)}, "warning")
                 damaged.append(folder)
                 continue
             for each in damaged:  # or it would be taken for the round's new one

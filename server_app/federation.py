@@ -149,7 +149,7 @@ def _train(
             arrays = state.restore(run.resumed)
             started = resumed = ResumedStrategy(strategy, run.resumed.server_round)
             observe = resumed.observing(monitor)
-            announce("run-resumed", f"Continued after round {finished}", {"round": finished})
+            announce("run-continued", f"Continued after round {finished}", {"round": finished})
         if checkpoints.enabled:
             monitor.after_round = lambda *after: checkpoints.add(state.after(*after))
         try:

@@ -59,7 +59,7 @@ def as_recorded(population: Population, record: dict[str, Any]) -> Population:
     _require_none("has other questions than when the run began", changed)
     if newcomers := sorted(found.keys() - known.keys()):
         text = f"Not there when the run began, takes no part: {_listed(newcomers)}"
-        announce("newcomers-left-out", text, {"clients": newcomers}, "warning")
+        announce("newcomers", text, {"groups": newcomers}, "warning")
     answers = record["answers"]
     return replace(
         population,
