@@ -25,13 +25,14 @@ from canaries import train_and_score
 from measure import write_results
 
 from cli.settings import parse_settings
-from task.accounting import ClientReleases, calibrate
+from task.accounting import ClientReleases
 from task.audit import (
     area_under_curve,
     count_correct,
     epsilon_lower_bound,
     loss_threshold_attack,
 )
+from task.calibration import calibrate
 from task.config import RunConfig
 from task.privacy_config import PrivacyConfig
 from task.question_ledger import question_epsilon

@@ -24,7 +24,8 @@ from measure import measure_missing
 from cli.settings import parse_settings
 from server_app.cohort import simulate
 from server_app.run_directory import read_json
-from task.accounting import ClientReleases, calibrate
+from task.accounting import ClientReleases
+from task.calibration import calibrate
 from task.config import RunConfig
 from task.errors import RoundError
 from task.settings import Scalar

@@ -23,7 +23,7 @@ from measure import measure_missing
 from cli.settings import parse_settings
 from server_app.cohort import simulate
 from server_app.run_directory import read_json
-from task.accounting import calibrate
+from task.calibration import calibrate
 from task.config import RunConfig
 from task.question_ledger import question_epsilon
 from task.statistics import student_interval

@@ -15,7 +15,7 @@ from comparison.plan import Cell, Plan, federated
 from comparison.results import MANIFEST, load_results
 from comparison.schedule import compute_missing, only_process
 from comparison.table import to_markdown
-from server_app.run_directory import environment
+from server_app.environment import environment
 from task.errors import ConfigError, RunDirectoryError
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from cli.resources import simulation_resources
 from cli.settings import Settings, parse_settings
 from server_app.cohort_workers import Resources
-from server_app.run_directory import PACKAGES
+from server_app.environment import PACKAGES
 from task.encoder import cache_directory
 from task.errors import UserError
 from task.features import load_roles

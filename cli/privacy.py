@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from task.accounting import ClientReleases, affordable, calibrate
+from task.accounting import ClientReleases
+from task.calibration import affordable, calibrate
 from task.errors import ConfigError
 
 

@@ -12,13 +12,16 @@ import tomli_w
 import typer
 
 from cli.resources import simulation_resources
-from cli.settings import Settings, parse_settings
+from cli.settings import Settings, parse_run_settings
 from cli.superlink import CONNECTION, local_superlink
 from deployment.flower import COMPLETED, Connection, app_folder, run_status
+from server_app.checkpoints import require_every_round
 from server_app.cohort import simulate
+from server_app.open_run import require_interrupted
 from server_app.run_directory import recorded_failure, require_unused
 from server_app.sinks import check_sinks
 from server_app.strategies import require_strategy
+from server_app.strategy_state import require_resumable
 from task.accounting import ClientReleases
 from task.config import RunConfig
 from task.errors import ConfigError
@@ -37,7 +40,7 @@ def run(
     ] = 0,
 ) -> None:
     """Train a preference predictor across user groups, in a simulation."""
-    config = parse_settings(settings)
+    config = parse_run_settings(settings)
     if config.engine.name == "cohort":
         if actors:
             raise ConfigError(
@@ -46,7 +49,7 @@ def run(
             )
         simulate(config)
         return
-    if not config.run.directory:
+    if not config.run.directory and not config.run.resume:
         path = Path.cwd() / default_run_directory(config, datetime.now())
         config = replace(config, run=replace(config.run, directory=str(path)))
     num_clients = _check(config)
@@ -68,16 +71,21 @@ def run(
             else "not started"
         )
     if status != COMPLETED:
-        reason = recorded_failure(Path(config.run.directory))
+        reason = recorded_failure(Path(config.run.resume or config.run.directory))
         print(f"error: the run did not complete ({status}). {reason}", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def _check(config: RunConfig) -> int:
     """Check everything that can be checked before starting anything; return the client count."""
-    require_strategy(config)
+    strategy = require_strategy(config)
+    require_every_round(strategy, config)
     check_sinks(config.log)
-    require_unused(Path(config.run.directory))
+    if config.run.resume:
+        require_resumable(strategy)
+        require_interrupted(config)
+    else:
+        require_unused(Path(config.run.directory))
     load_survey(config)
     roles = load_roles(config.data, config.evaluation, config.run.seed)
     if config.privacy.unit == "client":

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from server_app.open_run import resume_settings
 from task.config import RunConfig, help_texts, parse_override, read_toml
 from task.options import fold_options
 from task.settings import Scalar
@@ -30,6 +31,19 @@ def parse_settings(settings: Sequence[str] | None) -> RunConfig:
         ConfigError: a file is missing, or a key or value is wrong.
     """
     return RunConfig.from_flat(merge_settings(settings)).with_absolute_paths(Path.cwd())
+
+
+def parse_run_settings(settings: Sequence[str] | None) -> RunConfig:
+    """As `parse_settings`; with `run.resume`, other settings are first those of that run.
+
+    Raises:
+        RunDirectoryError: `run.resume` names no run.
+    """
+    flat = merge_settings(settings)
+    if resume := flat.get("run.resume"):
+        run = Path.cwd() / Path(str(resume)).expanduser()
+        flat = resume_settings(run) | flat
+    return RunConfig.from_flat(flat).with_absolute_paths(Path.cwd())
 
 
 def merge_settings(settings: Sequence[str] | None) -> dict[str, Scalar]:

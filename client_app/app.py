@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from client_app import question_unit
-from client_app.mods import compress_update, report_errors
+from client_app.mods import compress_update, limit_time, report_errors
 from client_app.module import predictor_for
 from client_app.node import groups_held, settings_for
 from client_app.secure_aggregation import secure_aggregation
@@ -22,7 +22,7 @@ from task.population import PopulationAnswers, PopulationPrior
 from task.reports import make_reports
 from task.training import train_client
 
-app = ClientApp(mods=[report_errors, secure_aggregation, compress_update])
+app = ClientApp(mods=[report_errors, limit_time, secure_aggregation, compress_update])
 
 # `train` and `evaluate` do no more than call `task`, so the cohort engine may compute many clients
 # at once without calling them. Set this to False when you change one of them or add a mod.
@@ -74,7 +74,7 @@ def train(message: Message, context: Context) -> Message:
     """Train the predictor on one group, from the global parameters."""
     config = settings_for(context)
     if config.privacy.unit == question_unit.UNIT:
-        folder = state_folder(config, context)
+        folder = state_folder(config, context, message)
         return Message(question_unit.train(message, config, folder), reply_to=message)
     briefing = message.content.config_records[records.BRIEFING]
     settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
@@ -97,7 +97,7 @@ def train(message: Message, context: Context) -> Message:
             predictor,
             parameters,
             data,
-            PersonalStore(state_folder(config, context)),
+            PersonalStore(state_folder(config, context, message)),
             proximal_mu=float(settings[records.PERSONAL_MU]),  # type: ignore[arg-type]
             **training,
         )
@@ -123,7 +123,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Score the predictor on one group's targets."""
     config = settings_for(context)
     if config.privacy.unit == question_unit.UNIT and config.privacy.metrics != "full":
-        folder = state_folder(config, context)
+        folder = state_folder(config, context, message)
         return Message(question_unit.evaluate(message, config, folder), reply_to=message)
     briefing = message.content.config_records[records.BRIEFING]
     seen = message.content.array_records[records.SEEN_QUESTIONS][records.QUESTION_KEYS].numpy()
@@ -148,7 +148,7 @@ def evaluate(message: Message, context: Context) -> Message:
     )
     settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
     if records.PERSONAL in settings and (
-        personal := PersonalStore(state_folder(config, context)).load(data.group)
+        personal := PersonalStore(state_folder(config, context, message)).load(data.group)
     ):
         predictor.set_parameters(personal.parameters)
         metrics[records.PERSONAL_SCORE] = list(astuple(score().all))

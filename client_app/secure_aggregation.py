@@ -13,6 +13,9 @@ What holds, and what is assumed:
   by trying; a client's sum of masks with many neighbours cannot. With fewer than about 6 clients,
   or where a client's vector arrives after the server gave it up, it hides little from a server that
   is willing to compute.
+- A client lets a round's update into one sum only, as long as its process lives. A run that is
+  resumed asks for the unfinished round again: if others answer then, the two sums tell a server
+  that has kept the first one what those who are in one of them alone have sent.
 - Noise (`privacy.unit` `client`): see `_with_noise`.
 """
 
@@ -162,6 +165,7 @@ def _vector(
             config.run.seed,
             "secure aggregation",
             server_round,
+            cast(int, settings[records.ATTEMPT]),
             group,
             told,
         )

@@ -22,8 +22,8 @@ class RunFiles:
         path: the directory.
         settings: `config.toml`, with dotted keys.
         environment: `environment.json`.
-        status: `running`, `completed`, `failed`, or empty when unknown.
-        reason: why it failed.
+        status: `running`, `completed`, `failed`, `stopped`, or empty when unknown.
+        reason: why it failed or was stopped.
         rounds: the lines of `metrics.jsonl`.
         summary: `summary.json`.
         groups: group to its entry of `groups.parquet`.

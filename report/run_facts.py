@@ -29,6 +29,8 @@ def notices(run: RunFiles) -> list[Notice]:
     found = []
     if run.status == "failed":
         found.append(Notice("This run failed: " + (run.reason or "it recorded no reason.")))
+    elif run.status == "stopped":
+        found.append(Notice(f"This run was stopped ({run.reason}); run.resume continues it."))
     elif run.status == "running":
         planned = run.settings.get("train.num-rounds", "?")
         last = run.rounds[-1]["round"] if run.rounds else 0

@@ -15,14 +15,20 @@ from task.predictor import PreferencePredictor
 class Briefings:
     """What every message carries besides the strategy's own records.
 
-    The group it is for and the round; feature statistics; the learning rates of a train message;
-    the seen questions of an evaluate message, and the population's answers if they are mixed into
-    predictions.
+    The group it is for, the round, and the key of the run, under which clients keep what outlives a
+    message (it stays the same when the run is resumed); feature statistics; the learning rates of a
+    train message; the seen questions of an evaluate message, and the population's answers if they
+    are mixed into predictions.
     """
 
     def __init__(
-        self, config: RunConfig, population: Population, predictor: PreferencePredictor
+        self,
+        config: RunConfig,
+        population: Population,
+        predictor: PreferencePredictor,
+        run_key: str,
     ) -> None:
+        self._run_key = run_key
         self._train = config.train
         statistics = {
             records.FEATURE_MEAN: Array(predictor.feature_mean.numpy()),
@@ -42,7 +48,13 @@ class Briefings:
         self, client: Client, message_type: str, server_round: int
     ) -> Mapping[str, Record]:
         """Return the records for one message."""
-        briefing = ConfigRecord({records.GROUP: client.group, records.ROUND: server_round})
+        briefing = ConfigRecord(
+            {
+                records.GROUP: client.group,
+                records.ROUND: server_round,
+                records.RUN_KEY: self._run_key,
+            }
+        )
         added: dict[str, Record] = {
             records.BRIEFING: briefing,
             records.FEATURE_STATISTICS: self._statistics,

@@ -6,7 +6,8 @@ strategy becomes private, under every engine, without a line of its own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from flwr.app import Message
@@ -53,6 +54,26 @@ class CentralPrivacy:
         self._correlated = CorrelatedNoise(config.privacy.num_bands)
         self._count_noise = self._chosen_count_noise()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later rounds depend on, as plain data; the ledger is in its own file."""
+        return {
+            "clipping_norm": self.clipping_norm,
+            "last_round": self._last_round,
+            "noise": self._correlated.earlier(),
+            "releases": len(self._ledger.releases),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            RunDirectoryError: the ledger has lost releases since.
+        """
+        self._ledger.require(state["releases"])
+        self.clipping_norm = state["clipping_norm"]
+        self._last_round = state["last_round"]
+        self._correlated.continue_after(state["noise"])
+
     def epsilon(self, *, updates: int = 0, scores: int = 0) -> float:
         """Return the epsilon of what was released, and of so many releases more."""
         return self.releases.epsilon(
@@ -60,6 +81,7 @@ class CentralPrivacy:
             self._config.delta,
             self._config.accountant,
             self._ledger.count(SCORES) + scores,
+            self._ledger.count_repeated(UPDATE),
         )
 
     def _noise(self, release: Release, *parts: str) -> Noise:

@@ -24,6 +24,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from server_app.announcing import announce, announce_as
 from server_app.cohort_check import require_same_as_client_app
 from server_app.cohort_jobs import Job, Outcome, call_job, error_reply, score_jobs, train_jobs
 from server_app.cohort_workers import CLIENT_APP, NODE_ID, start_workers
@@ -63,7 +64,9 @@ class CohortGrid(Grid):
         self._answers: dict[str, Message] = {}
         self._sum: WeightedSum | None = None
         self._checked: set[str] = set()  # what is known to be what the ClientApp would compute
-        print(f"Engine: {self._description()}", flush=True)
+        announce_as(config.log)
+        description = self._description()
+        announce("engine", f"Engine: {description}", {"description": description})
 
     # -- Grid ---------------------------------------------------------------------------------
 
@@ -239,7 +242,7 @@ def simulate(config: RunConfig | None = None, strategy: Strategy | None = None) 
         RoundError: too few clients sent a valid reply.
     """
     chosen = (config or RunConfig()).with_absolute_paths(Path.cwd())
-    if not chosen.run.directory:
+    if not chosen.run.directory and not chosen.run.resume:
         directory = Path.cwd() / default_run_directory(chosen, datetime.now())
         chosen = replace(chosen, run=replace(chosen.run, directory=str(directory)))
     chosen = replace(chosen, engine=replace(chosen.engine, name="cohort"))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from server_app.announcing import announce
 from server_app.connections import Connections
 from server_app.discovery import Client
 from server_app.exchange import ReducingGrid
@@ -93,10 +94,14 @@ class Collector:
         self, valid: int, sent: int, needed: int, failures: Mapping[str, str], deadline: float
     ) -> None:
         reasons = "; ".join(f"{name}: {why}" for name, why in failures.items())
-        print(
+        left = deadline - time.monotonic()
+        announce(
+            "waiting",
             f"{valid} of {sent} clients sent a valid reply, {needed} are needed: waiting for up to "
-            f"{deadline - time.monotonic():.0f} s more (nodes.patience). {reasons}",
-            flush=True,
+            f"{left:.0f} s more (nodes.patience). {reasons}",
+            {"valid": valid, "sent": sent, "needed": needed, "seconds_left": round(left, 1)}
+            | {"failures": dict(failures)},
+            "warning",
         )
 
     def _ask(

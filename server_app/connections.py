@@ -6,6 +6,7 @@ from datetime import datetime
 
 from flwr.serverapp import Grid
 
+from server_app.announcing import announce
 from server_app.disclosure import Disclosure
 from server_app.discovery import (
     Client,
@@ -67,18 +68,23 @@ class Connections:
             here = {node_id: self._found[node_id] for node_id in sorted(online & set(self._found))}
             lacks = self._lacks(here, set(groups))
             if not lacks:
-                population = assemble(here)
-                self._bind(population)
-                return population
+                return assemble(here)
             if time.monotonic() > deadline:
                 raise PopulationError(
                     f"Waited {self._nodes.patience:.0f} s (nodes.patience) for nodes: {lacks}."
                     f"{self._refusals()} Are the SuperNodes running, connected and registered?"
                 )
             if time.monotonic() > next_notice:
-                print(f"Waiting for nodes: {lacks}.{self._refusals()}", flush=True)
+                text = f"Waiting for nodes: {lacks}.{self._refusals()}"
+                announce("waiting", text, {"lacks": lacks, "refused": self._refusals().strip()})
                 next_notice = time.monotonic() + NOTICE_SECONDS
             time.sleep(LOOK_SECONDS)
+
+    def bind(self, population: Population) -> None:
+        """Remember where the run's clients are, under the ids that they have in it."""
+        self._clients = {client.id: client for client in population.clients}
+        self._node_of = {client.id: client.node_id for client in population.clients}
+        self._keys = {group: keys.tobytes() for group, keys in population.question_keys.items()}
 
     def node_of(self, client_id: int) -> int:
         """Return the id of the node on which a client is."""
@@ -134,7 +140,9 @@ class Connections:
                 continue
             self._refused.pop(node_id, None)
             self._found[node_id] = described
-            print(f"{self._name(node_id)} is here with {', '.join(groups)}", flush=True)
+            name = self._name(node_id)
+            fields = {"node": name, "groups": groups}
+            announce("node-here", f"{name} is here with {', '.join(groups)}", fields)
         return online
 
     def _ask(self, online: set[int]) -> None:
@@ -150,7 +158,8 @@ class Connections:
         known = self._refused.get(node_id, ("", 0.0))[0]
         self._refused[node_id] = reason, time.monotonic()
         if reason != known:
-            print(f"{self._name(node_id)} {reason}", flush=True)
+            fields = {"node": self._name(node_id), "reason": reason}
+            announce("node-refused", f"{self._name(node_id)} {reason}", fields, "warning")
 
     def _refusals(self) -> str:
         reasons = [f"{self._name(i)} {why}" for i, (why, _) in sorted(self._refused.items())]
@@ -173,11 +182,6 @@ class Connections:
             return f"{len(self._asked)} nodes have not said yet what they hold"
         return ""
 
-    def _bind(self, population: Population) -> None:
-        self._clients = {client.id: client for client in population.clients}
-        self._node_of = {client.id: client.node_id for client in population.clients}
-        self._keys = {group: keys.tobytes() for group, keys in population.question_keys.items()}
-
     def _rebind(self, online: set[int]) -> None:
         """Let nodes with a new id take over the clients of nodes that are gone."""
         bound = set(self._node_of.values())
@@ -190,7 +194,8 @@ class Connections:
                     same = each.question_keys.tobytes() == self._keys[each.group]
                     if self._node_of[client.id] not in online and same and each.role == client.role:
                         self._node_of[client.id] = node_id
-                        print(f"{client.name} is back, on node {node_id}", flush=True)
+                        text = f"{client.name} is back, on node {node_id}"
+                        announce("client-back", text, {"client": client.name, "node": str(node_id)})
 
     def _of_group(self, group: str) -> Iterable[Client]:
         return (client for client in self._clients.values() if client.group == group)

@@ -12,6 +12,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from server_app.announcing import announce
 from server_app.disclosure import Disclosure
 from server_app.sending import push, reason_of
 from task import records
@@ -89,7 +90,8 @@ def discover_clients(grid: Grid, timeout: float) -> Population:
         if len(found) >= max(expected, 1):
             return assemble(found)
         if time.monotonic() > next_notice:
-            print(f"Waiting for nodes: {len(found)} of {expected} have answered", flush=True)
+            text = f"Waiting for nodes: {len(found)} of {expected} have answered"
+            announce("waiting", text, {"answered": len(found), "expected": expected})
             next_notice = time.monotonic() + NOTICE_SECONDS
         if time.monotonic() > deadline:
             raise PopulationError(

@@ -2,36 +2,40 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from functools import partial
-from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from server_app.announcing import announce, announce_as
 from server_app.bounds import UpdateBound
 from server_app.briefings import Briefings
+from server_app.checkpoints import require_every_round
 from server_app.connections import Connections
 from server_app.discovery import Population, discover_clients
 from server_app.fairness import Scores
 from server_app.inbox import Inbox
 from server_app.monitor import RoundMonitor
+from server_app.open_run import OpenRun, open_run
 from server_app.population import PopulationGrid
 from server_app.privacy import RunPrivacy, require_private_strategy
 from server_app.replies import required_metrics
+from server_app.resumed_strategy import Observe, ResumedStrategy
 from server_app.run_directory import RunDirectory
+from server_app.run_state import RunState
 from server_app.sampling import CohortSampler
 from server_app.secure_population import SecurePopulationGrid, make_secure_aggregation
 from server_app.sinks import check_sinks, closing_sinks
+from server_app.stopping import called_when_stopped
 from server_app.strategies import make_strategy
 from server_app.strategies.averaging import reduction_of
+from server_app.strategy_state import StrategyState, require_resumable
 from task.baselines import score_baselines
 from task.config import NODES, RunConfig
 from task.encoder import saved_settings
 from task.errors import BudgetError
 from task.features import load_features
-from task.paths import default_run_directory, project_folder
 from task.predictor import PreferencePredictor
 from task.sources import load_survey
 
@@ -48,32 +52,37 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
         UserError: something that the user can put right, named before any training starts.
         RoundError: too few clients sent a valid reply.
     """
+    announce_as(config.log)
     logging.getLogger("flwr").setLevel(logging.INFO if config.log.flower else logging.ERROR)
     strategy = strategy or make_strategy(config)
     require_private_strategy(strategy, config)
+    require_every_round(strategy, config)
     check_sinks(config.log)
-    path = config.run.directory or project_folder() / default_run_directory(config, datetime.now())
-    directory = RunDirectory.create(Path(path), config)
-    print(f"Run directory: {directory.path}", flush=True)
-    with directory.recording_status():
+    if config.run.resume:
+        require_resumable(strategy)
+    with open_run(config) as run:
+        directory = run.directory
+        where = {"directory": str(directory.path)}
+        announce("run-started", f"Run directory: {directory.path}", where)
         connections: Connections | None = None
         baselines: Mapping[str, Scores] = {}
         if config.data.source == NODES:  # the data are theirs, and so no baseline can be computed
             connections = Connections(grid, config)
-            population = connections.gather()
+            population = run.settle(connections.gather(run.groups))
+            connections.bind(population)
             num_groups = len(population.clients)
         else:
             num_groups = _load_survey(config)
             # They are computed from all groups' answers, so they are as exact as groups' scores.
             baselines = score_baselines(config) if config.privacy.metrics == "full" else {}
-            population = discover_clients(grid, config.train.round_timeout)
-        _print_population(population, num_groups)
-        _train(grid, config, strategy, population, baselines, directory, connections)
+            population = run.settle(discover_clients(grid, config.train.round_timeout))
+        _announce_population(population, num_groups)
+        _train(grid, config, strategy, population, baselines, run, connections)
     if (directory.path / "summary.json").exists():
         from server_app.plots import plot_run  # matplotlib takes a second to load
 
         plot_run(directory)
-    print(f"\nRun directory: {directory.path}", flush=True)
+    announce("run-completed", f"\nRun directory: {directory.path}", where)
     return directory
 
 
@@ -83,10 +92,12 @@ def _train(
     strategy: Strategy,
     population: Population,
     baselines: Mapping[str, Scores],
-    directory: RunDirectory,
+    run: OpenRun,
     connections: Connections | None,
 ) -> None:
-    """Run the strategy's rounds; whatever ends them, the last predictor is saved."""
+    """Run the strategy's rounds; whatever ends them, the last predictor and state are saved."""
+    directory, checkpoints = run.directory, run.checkpoints
+    finished = run.resumed.server_round if run.resumed else None
     predictor = PreferencePredictor.initial(
         config.predictor,
         population.feature_sums,
@@ -95,8 +106,8 @@ def _train(
         population.answers,
     )
     privacy = RunPrivacy(config, population, directory)
-    if plan := privacy.plan():
-        print(plan, flush=True)
+    if plan := privacy.plan(finished):
+        announce("privacy-plan", plan, {"plan": plan})
     train_ids = [client.id for client in population.clients if client.role == "train"]
     make_grid: Callable[..., PopulationGrid] = PopulationGrid
     if config.privacy.secure_aggregation:
@@ -105,7 +116,7 @@ def _train(
     clients = make_grid(
         grid,
         population.clients,
-        Briefings(config, population, predictor),
+        Briefings(config, population, predictor, run.key),
         seed=config.run.seed,
         sampler=CohortSampler(config, train_ids),
         min_valid_fraction=config.train.min_valid_fraction,
@@ -116,7 +127,7 @@ def _train(
         connections=connections,
         patience=config.nodes.patience,
     )
-    with closing_sinks(config.log, directory.path, config.to_flat()) as sinks:
+    with closing_sinks(config.log, directory.path, config.to_flat(), finished) as sinks:
         monitor = RoundMonitor(
             clients,
             predictor,
@@ -128,34 +139,54 @@ def _train(
             strategy,
             privacy,
         )
+        state = RunState(
+            StrategyState(strategy), ConfigRecord(), ConfigRecord(), privacy, clients, monitor
+        )
+        arrays = ArrayRecord(dict(predictor.named_parameters()))
+        started: Strategy = strategy
+        observe: Observe = monitor
+        if run.resumed:
+            arrays = state.restore(run.resumed)
+            started = resumed = ResumedStrategy(strategy, run.resumed.server_round)
+            observe = resumed.observing(monitor)
+            announce("run-continued", f"Continued after round {finished}", {"round": finished})
+        if checkpoints.enabled:
+            monitor.after_round = lambda *after: checkpoints.add(state.after(*after))
         try:
-            strategy.start(
-                grid=clients,
-                initial_arrays=ArrayRecord(dict(predictor.named_parameters())),
-                num_rounds=config.train.num_rounds,
-                timeout=config.train.round_timeout,
-                train_config=ConfigRecord(),
-                evaluate_fn=monitor,
-            )
+            with called_when_stopped(monitor.save):
+                started.start(
+                    grid=clients,
+                    initial_arrays=arrays,
+                    num_rounds=config.train.num_rounds - (finished or 0),
+                    timeout=config.train.round_timeout,
+                    train_config=state.train_config,
+                    evaluate_config=state.evaluate_config,
+                    evaluate_fn=observe,
+                )
         except BudgetError as spent:
             monitor.stop(str(spent))
         finally:
-            monitor.finish()
+            try:
+                checkpoints.flush()
+            finally:
+                monitor.finish()
 
 
 def _load_survey(config: RunConfig) -> int:
     """Read the survey and its features ahead of the clients; return the number of groups."""
     survey = load_survey(config)
-    print(f"Survey: {survey.summary()}", flush=True)
+    announce("survey", f"Survey: {survey.summary()}", {"summary": survey.summary()})
     # With all of this machine's cores: clients then read them from the cache.
     load_features(config.data, config.encoder, config.run.seed)
     return len(survey.answers)
 
 
-def _print_population(population: Population, num_groups: int) -> None:
+def _announce_population(population: Population, num_groups: int) -> None:
     for role, label in (("train", "Training groups"), ("held-out", "Held-out groups")):
         groups = [client.group for client in population.clients if client.role == role]
         shown = ", ".join(groups[:12]) + (f" and {len(groups) - 12} more" if groups[12:] else "")
-        print(f"{label} ({len(groups)}): {shown}", flush=True)
+        fields = {"role": role, "number": len(groups), "first": groups[:12]}
+        announce("population", f"{label} ({len(groups)}): {shown}", fields)
     if left_out := num_groups - len(population.clients):
-        print(f"Groups of the survey that take no part: {left_out}", flush=True)
+        text = f"Groups of the survey that take no part: {left_out}"
+        announce("groups-left-out", text, {"number": left_out})

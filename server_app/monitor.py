@@ -1,24 +1,26 @@
 """After every round: evaluate all groups, print a row, log metrics, keep the best predictor."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
+from server_app.announcing import announce
 from server_app.exchange import Exchange
 from server_app.fairness import (
     ROLE_KEYS,
     Scores,
     group_table,
     indices,
-    number,
     summarise,
 )
 from server_app.noisy_scores import charge_scores, noisy_means, reported_epsilons
 from server_app.population import PopulationGrid
 from server_app.privacy import RunPrivacy
+from server_app.progress import Progress
+from server_app.replies import mean_loss, merged_scores
 from server_app.run_directory import RunDirectory
 from server_app.sinks import Sink
 from server_app.strategies.group_weighting import WeighsGroups
@@ -27,7 +29,7 @@ from server_app.tables import RoundTable, print_groups, print_summary
 from task import records
 from task.config import RunConfig
 from task.errors import BudgetError
-from task.metrics import GroupScores, Mean, macro_mean
+from task.metrics import macro_mean
 from task.predictor import PreferencePredictor
 from task.roles import Role
 
@@ -63,7 +65,8 @@ class RoundMonitor:
         strategy: Strategy,
         privacy: RunPrivacy,
     ) -> None:
-        self.scores: dict[str, GroupScores] = {}  # of the last evaluation
+        self.progress = Progress()
+        self.after_round: Callable[[int, ArrayRecord], None] | None = None  # the last thing
         self._population = population
         self._predictor = predictor
         self._config = config
@@ -75,14 +78,8 @@ class RoundMonitor:
         self._privacy = privacy
         self._disclosure = config.privacy.metrics
         self._observed: tuple[int, ArrayRecord] | None = None
-        self._noisy: dict[str, Any] = {}  # of the last evaluation
         self._table = RoundTable(has_held_out="held-out" in roles.values())
         self._started = time.monotonic()
-        self._best = float("-inf")
-        self._best_round = 0
-        self._best_scores: Scores = {}
-        self._evaluated_round = 0
-        self._personal: dict[str, Any] | None = None  # of the last evaluation
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Observe the global parameters after a round."""
@@ -92,7 +89,7 @@ class RoundMonitor:
         metrics: dict[str, Any] = {}
         self._privacy.observe(server_round, reported_epsilons(train.replies.values()))
         if self._disclosure == "full":
-            metrics["loss"] = _mean_loss(train.replies.values())
+            metrics["loss"] = mean_loss(train.replies.values())
             if not self._privacy.hides_cohorts:  # all of these tell how many took part, or who
                 metrics |= {
                     "clients": len(train.replies),
@@ -107,52 +104,67 @@ class RoundMonitor:
         if server_round % every == 0 or server_round == last:
             self._evaluate(server_round, arrays, metrics)
         means = self._log(server_round, metrics)
+        if self.after_round:
+            self.after_round(server_round, arrays)
         if server_round < last:
             self._privacy.require_next(server_round)
         return MetricRecord({**means}) if means else None
 
+    def restore(self, server_round: int, arrays: ArrayRecord, progress: Progress) -> None:
+        """Be where the monitor of an interrupted run was after a round."""
+        self.progress = progress
+        if progress.best_parameters:  # a round that is to be done again may have been better
+            self._predictor.set_parameters(progress.best_parameters)
+            self._directory.write_predictor("best", self._predictor)
+        self._predictor.set_parameters(arrays.to_torch_state_dict())
+        self._observed = server_round, arrays
+
     def stop(self, reason: str) -> None:
         """Say why the run ends early, and score what it ends with, if that may be."""
-        print(f"\n{reason}", flush=True)
+        announce("stopped", f"\n{reason}", {"reason": reason}, "warning")
         if self._observed is None:
             return
         server_round, arrays = self._observed
         metrics: dict[str, Any] = {"stopped": reason}
-        if self._evaluated_round != server_round:
+        if self.progress.evaluated_round != server_round:
             try:
                 self._evaluate(server_round, arrays, metrics)
             except BudgetError as spent:
                 metrics["stopped"] = str(spent)
         self._log(server_round, metrics)
 
+    def save(self) -> None:
+        """Save the predictor as it is after the last finished round."""
+        self._directory.write_predictor("final", self._predictor)
+
     def finish(self) -> None:
         """Save the final predictor; write and print what the last evaluation gave, if any did."""
-        self._directory.write_predictor("final", self._predictor)
+        self.save()
         if self._disclosure != "full":
             self._finish_undisclosed()
-        if not self.scores:
+        if not self.progress.scores:
             return
         # A group whose last evaluation failed is left out of the baselines as well.
         baselines = {
-            name: {group: scores[group] for group in self.scores}
+            name: {group: scores[group] for group in self.progress.scores}
             for name, scores in self._baselines.items()
         }
-        groups = group_table(self.scores, baselines, self._roles)
+        groups = group_table(self.progress.scores, baselines, self._roles)
         summary: dict[str, Any] = {
             key: {
                 name: summarise(scores, self._roles, role)
-                for name, scores in {"model": self.scores, **baselines}.items()
+                for name, scores in {"model": self.progress.scores, **baselines}.items()
             }
             for role, key in ROLE_KEYS.items()
         }
         summary["groups"] = groups
-        if self._personal:
-            summary["personal"] = self._personal
-        summary["missing_groups"] = sorted(set(self._roles) - set(self.scores))
+        if self.progress.personal:
+            summary["personal"] = self.progress.personal
+        summary["missing_groups"] = sorted(set(self._roles) - set(self.progress.scores))
         summary["privacy"] = self._promise()
-        summary["round"] = self._evaluated_round
-        summary["best_round"] = self._best_round
-        summary["best"] = self._by_role(self._best_scores)
+        summary["round"] = self.progress.evaluated_round
+        summary["best_round"] = self.progress.best_round
+        summary["best"] = self._by_role(self.progress.best_scores)
         self._directory.write_groups(groups)
         self._directory.write_json("summary.json", summary)
         print_groups(groups)
@@ -182,19 +194,19 @@ class RoundMonitor:
 
     def _print_promise(self) -> None:
         if guarantee := self._privacy.guarantee():
-            print(f"\nPrivacy: {guarantee}", flush=True)
+            announce("privacy", f"\nPrivacy: {guarantee}", guarantee.to_json())
 
     def _finish_undisclosed(self) -> None:
         """Write what a run may tell that discloses no group's scores."""
         if self._disclosure == "off":
             self._directory.write_predictor("best", self._predictor)
-            self._best_round = self._observed[0] if self._observed else 0
+            self.progress.best_round = self._observed[0] if self._observed else 0
         summary = {
-            **{key: {"model": self._noisy.get(key)} for key in ROLE_KEYS.values()},
+            **{key: {"model": self.progress.noisy.get(key)} for key in ROLE_KEYS.values()},
             "groups": {},
             "privacy": self._promise(),
-            "round": self._evaluated_round,
-            "best_round": self._best_round,
+            "round": self.progress.evaluated_round,
+            "best_round": self.progress.best_round,
         }
         self._directory.write_json("summary.json", summary)
         print_summary(summary)
@@ -211,14 +223,7 @@ class RoundMonitor:
         if isinstance(self._strategy, KeepsPersonal):
             settings["train"][records.PERSONAL] = self._strategy.personal
         exchange = self._ask(arrays, settings)
-        merged: dict[str, GroupScores] = {}
-        personal: dict[str, Mean] = {}
-        for client, reply in exchange.replies.items():
-            metrics_of_reply = reply.content.metric_records[records.METRICS]
-            scores = GroupScores.from_metrics(metrics_of_reply)  # type: ignore[arg-type]
-            merged[client.group] = merged.get(client.group, GroupScores()) + scores
-            if own := metrics_of_reply.get(records.PERSONAL_SCORE):
-                personal[client.group] = personal.get(client.group, Mean()) + Mean(*own)  # type: ignore[misc]
+        merged, personal = merged_scores(exchange.replies)
         metrics.update(self._by_role(merged))
         metrics["groups"] = {group: scores.all.value for group, scores in merged.items()}
         if personal:
@@ -237,9 +242,9 @@ class RoundMonitor:
             trained = metrics.get(f"megabytes_{key}", 0.0)  # nothing when a run is stopped
             metrics[f"megabytes_{key}"] = trained + getattr(exchange, size) / 1e6
         if merged:
-            self.scores, self._evaluated_round = merged, server_round
-            self._personal = metrics.get("personal")
-            self._keep_best(server_round)
+            self.progress.scores, self.progress.evaluated_round = merged, server_round
+            self.progress.personal = metrics.get("personal")
+            self._choose_best(server_round)
 
     def _evaluate_noisily(
         self, server_round: int, arrays: ArrayRecord, metrics: dict[str, Any]
@@ -251,13 +256,11 @@ class RoundMonitor:
         replies = self._ask(arrays, {"held-out": ConfigRecord(), "train": ConfigRecord()}).replies
         self._privacy.observe(server_round, reported_epsilons(replies.values()))
         clients = self._population.clients.values()
-        self._noisy = dict(noisy_means(central, release, clients, replies))
-        self._evaluated_round = server_round
-        metrics.update(self._noisy)
-        mean = self._noisy.get("train", {}).get("alignment_score", self._best)
-        if mean > self._best:
-            self._best, self._best_round = mean, server_round
-            self._directory.write_predictor("best", self._predictor)
+        self.progress.noisy = dict(noisy_means(central, release, clients, replies))
+        self.progress.evaluated_round = server_round
+        metrics.update(self.progress.noisy)
+        mean = self.progress.noisy.get("train", {}).get("alignment_score", self.progress.best)
+        self._keep_if_best(server_round, mean)
 
     def _ask(self, arrays: ArrayRecord, settings: Mapping[Role, ConfigRecord]) -> Exchange:
         """Let every client score the parameters, and return what came back."""
@@ -274,24 +277,22 @@ class RoundMonitor:
             retries=self._config.evaluation.retries,
         )
 
-    def _keep_best(self, server_round: int) -> None:
+    def _choose_best(self, server_round: int) -> None:
         """Save the predictor if the training groups' mean is the highest so far.
 
         Means over different groups do not compare, so all training groups must have answered.
         """
         train = [group for group, role in self._roles.items() if role == "train"]
-        if not set(train) <= set(self.scores):
+        if not set(train) <= set(self.progress.scores):
             return
-        mean = macro_mean(self.scores[group].all for group in train)
-        if mean > self._best:
-            self._best, self._best_round, self._best_scores = mean, server_round, self.scores
+        mean = macro_mean(self.progress.scores[group].all for group in train)
+        self._keep_if_best(server_round, mean)
+
+    def _keep_if_best(self, server_round: int, mean: float) -> None:
+        if mean > self.progress.best:
+            parameters = {n: p.detach().clone() for n, p in self._predictor.named_parameters()}
+            self.progress.improve(server_round, mean, parameters)
             self._directory.write_predictor("best", self._predictor)
 
     def _by_role(self, scores: Scores) -> dict[str, Any]:
         return {key: summarise(scores, self._roles, role) for role, key in ROLE_KEYS.items()}
-
-
-def _mean_loss(replies: Any) -> float | None:
-    metrics = [reply.content.metric_records[records.METRICS] for reply in replies]
-    losses = [float(each[records.LOSS]) for each in metrics if records.LOSS in each]
-    return number(sum(losses) / len(losses)) if losses else None

@@ -67,6 +67,8 @@ def _plot_rounds(axes: Axes, rounds: list[dict[str, Any]], summary: dict[str, An
         axes.plot(steps, worst, color=colour, linewidth=1, alpha=0.5, label=f"{label}, worst group")
     role = "held_out" if summary["held_out"]["model"] else "train"
     for name, style in _BASELINES.items():
+        if name not in summary[role]:  # nobody has the answers that they are computed from
+            continue
         score = summary[role][name]["alignment_score"]
         label = f"{role.replace('_', '-')}, {name.replace('_', ' ')}"
         axes.axhline(score, color=_COLOURS[role], linestyle=style, linewidth=1, label=label)
@@ -81,17 +83,20 @@ def _plot_groups(axes: Axes, groups: dict[str, dict[str, Any]]) -> None:
     rows = range(len(order))
     colours = [_COLOURS[groups[group]["role"].replace("-", "_")] for group in order]
     axes.scatter([groups[g]["alignment_score"] for g in order], rows, c=colours, zorder=2)
-    axes.plot([groups[g]["uniform"] for g in order], rows, "x", color="grey", markersize=5)
-    means = [groups[g]["population_mean"] for g in order]
-    axes.plot(means, rows, "|", color="black", markersize=9)
+    has_baselines = all("uniform" in groups[group] for group in order)
+    if has_baselines:
+        axes.plot([groups[g]["uniform"] for g in order], rows, "x", color="grey", markersize=5)
+        means = [groups[g]["population_mean"] for g in order]
+        axes.plot(means, rows, "|", color="black", markersize=9)
     if len(order) <= MAX_NAMED_GROUPS:
         axes.set_yticks(range(len(order)), order, fontsize=8)
     else:
         axes.set_ylabel(f"{len(order)} groups, by role and score")
     for colour, role in zip(_COLOURS.values(), ("held-out", "training"), strict=True):
         axes.plot([], [], "o", color=colour, label=f"predictor, {role} group")
-    axes.plot([], [], "x", color="grey", label="uniform")
-    axes.plot([], [], "|", color="black", label="population mean")
+    if has_baselines:
+        axes.plot([], [], "x", color="grey", label="uniform")
+        axes.plot([], [], "|", color="black", label="population mean")
     axes.set(title="Per group, after the last round", xlabel="alignment score")
     _legend_below(axes)
     axes.grid(alpha=0.3, axis="x")

@@ -1,6 +1,7 @@
 """What a run's privacy settings promise: the guarantee so far, and what it does not cover."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
@@ -10,7 +11,8 @@ from server_app.run_directory import RunDirectory
 from server_app.strategies.averaging import reduction_of
 from server_app.strategies.group_weighting import GroupWeighting
 from server_app.strategies.qfedavg import QFedAvg
-from task.accounting import Guarantee, affordable
+from task.accounting import Guarantee
+from task.calibration import affordable
 from task.config import RunConfig
 from task.errors import BudgetError, ConfigError
 from task.ledger import Ledger
@@ -43,6 +45,26 @@ class RunPrivacy:
             num_clients = sum(client.role == "train" for client in population.clients)
             self.central = CentralPrivacy(config, num_clients, ledger)
         self._require_member_budget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later rounds depend on, as plain data."""
+        return {
+            "central": self.central.state_dict() if self.central else None,
+            "reported": self._reported,
+            "asked": list(self._asked),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            RunDirectoryError: the ledger has lost releases since.
+        """
+        if self.central:
+            self.central.load_state_dict(state["central"])
+        self._reported = state["reported"]
+        rounds, scores = state["asked"]
+        self._asked = (rounds, scores)
 
     @property
     def hides_cohorts(self) -> bool:
@@ -136,21 +158,27 @@ class RunPrivacy:
             )
         return None
 
-    def plan(self) -> str:
-        """Say what the whole run will cost, and how far a budget lasts."""
+    def plan(self, finished: int | None = None) -> str:
+        """Say what the whole run will cost, and how far a budget lasts.
+
+        Args:
+            finished: the last finished round of a resumed run.
+        """
         privacy, rounds = self._config.privacy, self._config.train.num_rounds
         if not self.central or not privacy.noise_multiplier:
             return ""
-        every = self._config.evaluation.every
+        every, before = self._config.evaluation.every, finished or 0
+        evaluated = 0 if finished is None else 1 + before // every
 
         def cost(updates: int) -> float:
-            scores = 1 + -(-updates // every) if privacy.metrics == "noisy" else 0
+            scores = 1 + -(-(before + updates) // every) - evaluated
+            scores = scores if privacy.metrics == "noisy" else 0
             return self.central.epsilon(updates=updates, scores=scores) if self.central else 0.0
 
-        text = f"Privacy: epsilon = {cost(rounds):.4g} after all {rounds} rounds"
+        text = f"Privacy: epsilon = {cost(rounds - before):.4g} after all {rounds} rounds"
         if (
             privacy.max_epsilon
-            and (lasts := affordable(cost, privacy.max_epsilon, rounds)) < rounds
+            and (lasts := before + affordable(cost, privacy.max_epsilon, rounds - before)) < rounds
         ):
             text += f"; the budget of {privacy.max_epsilon:g} lasts for {lasts}"
         return text

@@ -1,7 +1,7 @@
 """Accepting a client's reply: what comes in is decoded, checked and clipped here, or rejected."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,13 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from numpy.typing import NDArray
 
 from server_app.arrays import layout_of, num_bytes, to_arrays, to_vector
+from server_app.discovery import Client
+from server_app.fairness import number
 from task import records
 from task.aggregation import clip_update
 from task.compression import decompress
 from task.errors import RoundError
-from task.metrics import NUM_BINS
+from task.metrics import NUM_BINS, GroupScores, Mean
 from task.parameters import Layout
 from task.privacy_config import PrivacyConfig
 
@@ -208,3 +210,25 @@ def _require_parameters(reply: RecordDict, expected: ArrayRecord) -> None:
         with np.errstate(over="ignore"):
             if not np.isfinite(values.astype(np.float32)).all():
                 raise ReplyError(f"parameter {name} is not finite")
+
+
+def mean_loss(replies: Iterable[Message]) -> float | None:
+    """Return the mean of the losses in replies to `train`; None: there are none."""
+    metrics = [reply.content.metric_records[records.METRICS] for reply in replies]
+    losses = [float(each[records.LOSS]) for each in metrics if records.LOSS in each]  # type: ignore[arg-type]
+    return number(sum(losses) / len(losses)) if losses else None
+
+
+def merged_scores(
+    replies: Mapping[Client, Message],
+) -> tuple[dict[str, GroupScores], dict[str, Mean]]:
+    """Return groups' scores in replies to `evaluate`, and those of parameters of their own."""
+    merged: dict[str, GroupScores] = {}
+    personal: dict[str, Mean] = {}
+    for client, reply in replies.items():
+        metrics = reply.content.metric_records[records.METRICS]
+        scores = GroupScores.from_metrics(metrics)  # type: ignore[arg-type]
+        merged[client.group] = merged.get(client.group, GroupScores()) + scores
+        if own := metrics.get(records.PERSONAL_SCORE):
+            personal[client.group] = personal.get(client.group, Mean()) + Mean(*own)  # type: ignore[misc]
+    return merged, personal

@@ -83,7 +83,9 @@ class SecureAggregation:
         self._node_of = node_of or (lambda client_id: client_id)
         self._last_round = 0
 
-    def run(self, batch: Sequence[Message], send: Send, timeout: float | None) -> SecureSum:
+    def run(
+        self, batch: Sequence[Message], send: Send, timeout: float | None, attempt: int = 0
+    ) -> SecureSum:
         """Let the clients of a round train, and return the mean of their updates.
 
         Args:
@@ -91,6 +93,7 @@ class SecureAggregation:
             send: sends messages to clients, four times or more; a reply's `src_node_id` is the
                 client's id. It must not be given messages of two rounds at once.
             timeout: seconds to wait for the replies of each of the four stages (per node's turn).
+            attempt: how often the round was charged before; clients' seeded noise differs by it.
 
         Raises:
             RoundError: too few clients, or too few that answered.
@@ -120,7 +123,11 @@ class SecureAggregation:
             timeout=timeout,
         )
         settings = ConfigRecord(
-            {records.MAX_EXAMPLES: self._max_examples, records.LEAST_SURVIVORS: least}
+            {
+                records.MAX_EXAMPLES: self._max_examples,
+                records.LEAST_SURVIVORS: least,
+                records.ATTEMPT: attempt,
+            }
         )
         size = layout_of(batch[0].content.array_records[records.ARRAYS]).size
         wire = Wire(by_client, settings, size + 1, send, self._node_of)

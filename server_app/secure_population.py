@@ -65,11 +65,12 @@ class SecurePopulationGrid(PopulationGrid):
         self.server_round = self._round_of(batch)
         self._inbox.start(self.clipping_norm, self.server_round)
         sent = self._inbox.sent_to(batch[0])
+        attempt = 0
         if self._privacy:
             require_private(batch, self._shown(self.server_round))
             digest = digest_of(sent.vector_P, settings_of(batch, self.clipping_norm))
-            self._privacy.charge(UPDATE, self.server_round, digest)
-        found = self._secure.run(batch, self._send, timeout)
+            attempt = self._privacy.charge(UPDATE, self.server_round, digest).attempt
+        found = self._secure.run(batch, self._send, timeout, attempt)
         update_P = found.mean_P
         if self._privacy:  # who drops out counts as a zero update; clients have added noise
             update_P = update_P * (found.weight / self._privacy.releases.nominal_cohort)

@@ -1,4 +1,4 @@
-"""Where metrics go: JSON Lines always, TensorBoard and Weights & Biases by config."""
+"""Where metrics go: JSON Lines always; TensorBoard, Prometheus, Weights & Biases by config."""
 
 import importlib.util
 import json
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from server_app.prometheus import Prometheus, require_address
 from task.config import LogConfig
 from task.errors import ConfigError
 from task.settings import Scalar
@@ -39,17 +40,24 @@ class JsonLines:
 
 
 class TensorBoard:
-    """TensorBoard events of every number; nested keys are joined with `/`."""
+    """TensorBoard events of every number; nested keys are joined with `/`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they go.
+        finished: the last finished round of a resumed run: events of later ones are hidden.
+    """
+
+    def __init__(self, folder: Path, finished: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        purge_step = None if finished is None else finished + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """See `Sink.log`."""
         for key, value in numbers(metrics).items():
             self._writer.add_scalar(key, value, step)
+        self._writer.flush()  # seen at once: a background thread writes the events
 
     def close(self) -> None:
         """See `Sink.close`."""
@@ -75,19 +83,27 @@ class WeightsAndBiases:
 
 @contextmanager
 def closing_sinks(
-    config: LogConfig, folder: Path, settings: Mapping[str, Scalar]
+    config: LogConfig, folder: Path, settings: Mapping[str, Scalar], finished: int | None = None
 ) -> Iterator[list[Sink]]:
     """Open the sinks that the config asks for, and close them at the end.
 
+    Args:
+        config: which ones.
+        folder: the run directory.
+        settings: all of the run's.
+        finished: the last finished round of a resumed run.
+
     Raises:
-        ConfigError: Weights & Biases is asked for and not installed.
+        ConfigError: a sink cannot be had: see `check_sinks`.
     """
     check_sinks(config)
     sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl")]
     if config.tensorboard:
-        sinks.append(TensorBoard(folder / "tensorboard"))
+        sinks.append(TensorBoard(folder / "tensorboard", finished))
     if config.wandb_project:
         sinks.append(WeightsAndBiases(config.wandb_project, folder, settings))
+    if config.prometheus_port:
+        sinks.append(Prometheus(config, settings))
     try:
         yield sinks
     finally:
@@ -96,12 +112,14 @@ def closing_sinks(
 
 
 def check_sinks(config: LogConfig) -> None:
-    """Raise a `ConfigError` when a sink's package is missing."""
+    """Raise a `ConfigError` when a sink's package is missing, or its port is in use."""
     if config.wandb_project and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
             f"log.wandb-project = {config.wandb_project!r}: the package wandb is not installed. "
             "Install it (pip install wandb) or leave the key empty."
         )
+    if config.prometheus_port:
+        require_address(config)
 
 
 def numbers(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

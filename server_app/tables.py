@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from server_app.announcing import announce
+from server_app.causes import cause_of
+
 NAME_WIDTH = 22
 """Longer group names are cut in the rows of rounds."""
 
@@ -21,9 +24,9 @@ class RoundTable:
 
     def print_row(self, server_round: int, metrics: Mapping[str, Any]) -> None:
         """Print one round."""
+        lines = []
         if self._header:
-            print()
-            _print_cells(self._header, self._widths)
+            lines = ["", _row(self._header, self._widths)]
             self._header = None
         fairness = metrics.get(self._role) or {}
         worst = ""
@@ -40,27 +43,44 @@ class RoundTable:
             _tenths(metrics.get("megabytes_down")),
             _tenths(metrics.get("megabytes_up")),
         ]
-        _print_cells(cells, self._widths)
+        lines.append(_row(cells, self._widths))
+        told = {key: value for key, value in metrics.items() if key not in _BY_GROUP}
+        announce("round", "\n".join(lines), {"round": server_round, **told})
         for what, kind in (("training", "failures"), ("evaluation", "evaluation_failures")):
             for client, reason in metrics.get(kind, {}).items():
-                print(f"       {what} without {client}: {reason}", flush=True)
+                announce(
+                    "client-failed",
+                    f"       {what} without {client}: {reason}",
+                    {
+                        "round": server_round,
+                        "phase": what,
+                        "client": client,
+                        "cause": cause_of(reason),
+                        "reason": reason,
+                    },
+                    "warning",
+                )
 
+
+_BY_GROUP = ("groups", "group_weights", "personal", "failures", "evaluation_failures")
+"""Metrics with a value for every group: too long for a line, and in `metrics.jsonl`."""
 
 SHOWN_OF_MANY = 30
 """Groups of a role that are printed from each end of the table."""
 
 
 def print_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one row per group, best first within each role, beside the baselines.
+    """Print one row per group, best first within each role, beside the baselines, if there are any.
 
     Of many groups the best and the worst are shown.
     """
     width = max(len("group"), *(len(group) for group in groups))
-    titles = ["group".ljust(width), "role    ", *_SCORE_TITLES, "uniform", "population mean"]
+    known = [name for name in _BASELINES if all(name in entry for entry in groups.values())]
+    shown = [name.replace("_", " ") for name in known]
+    titles = ["group".ljust(width), "role    ", *_SCORE_TITLES, *shown]
     widths = [len(title) for title in titles]
-    print()
-    _print_cells(titles, widths)
-    keys = (*_SCORE_KEYS, "uniform", "population_mean")
+    lines = ["", _row(titles, widths)]
+    keys = (*_SCORE_KEYS, *known)
     for role in ("held-out", "train"):
         names = [group for group in groups if groups[group]["role"] == role]
         names.sort(key=lambda group: -groups[group]["alignment_score"])
@@ -68,19 +88,20 @@ def print_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
             if SHOWN_OF_MANY <= place < len(names) - SHOWN_OF_MANY:
                 if place == SHOWN_OF_MANY:
                     left_out = len(names) - 2 * SHOWN_OF_MANY
-                    print(f"... {left_out} more {role} groups in groups.parquet", flush=True)
+                    lines.append(f"... {left_out} more {role} groups in groups.parquet")
                 continue
             entry = groups[group]
             scores = [_number(entry[key]) for key in keys]
-            _print_cells([group.ljust(width), entry["role"].ljust(8), *scores], widths)
+            lines.append(_row([group.ljust(width), entry["role"].ljust(8), *scores], widths))
+            announce("group", "\n".join(lines), {"group": group, **entry})
+            lines = []
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
     """Print the macro means and fairness indices per role, and whether a baseline is ahead."""
     titles = [" " * 24, *_SCORE_TITLES, " worst", "   CoV", "    FI"]
     widths = [len(title) for title in titles]
-    print()
-    _print_cells(titles, widths)
+    lines = ["", _row(titles, widths)]
     entries = {
         f"{role.replace('_', '-')} {name.replace('_', ' ')}": entry
         for role in ("held_out", "train")
@@ -91,18 +112,23 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     for label, entry in entries.items():
         if entry:
             cells = [_number(entry.get(key)) for key in keys]
-            _print_cells([label.ljust(widths[0]), *cells], widths)
+            lines.append(_row([label.ljust(widths[0]), *cells], widths))
+    told = {key: value for key, value in summary.items() if key not in _BY_GROUP}
+    announce("summary", "\n".join(lines), told)
     reported = summary["held_out"] if summary["held_out"]["model"] else summary["train"]
-    for name in ("uniform", "population_mean"):
+    for name in _BASELINES:
         baseline = reported.get(name)
         if baseline and reported["model"]["alignment_score"] < baseline["alignment_score"]:
-            print(
+            announce(
+                "below-baseline",
                 f"\nThe predictor is below the {name.replace('_', ' ')} baseline. More training "
                 "groups, more questions or more rounds may help.",
-                flush=True,
+                {"baseline": name},
+                "warning",
             )
 
 
+_BASELINES = ("uniform", "population_mean")  # there are none where nodes alone have the data
 _SCORE_TITLES = ("    AS", "seen q.", " new q.")
 _SCORE_KEYS = (
     "alignment_score",
@@ -111,9 +137,9 @@ _SCORE_KEYS = (
 )
 
 
-def _print_cells(cells: Sequence[str], widths: Sequence[int]) -> None:
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-    print(line.rstrip(), flush=True)
+    return line.rstrip()
 
 
 def _number(value: float | None) -> str:

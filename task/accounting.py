@@ -2,13 +2,11 @@
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from task.config import RunConfig
-from task.errors import ConfigError
 from task.secure_aggregation import MIN_CLIENTS
 from task.settings import require
 
@@ -17,8 +15,6 @@ if TYPE_CHECKING:  # it takes more than a second to import, and not every run ne
 
 # It warns of orders that it leaves out, each time; others are then the best ones.
 logging.getLogger("absl").setLevel(logging.ERROR)
-
-MOST_NOISE = 1e4
 
 DISCRETIZATION = 1e-3
 """Step of privacy losses. Epsilons are upper bounds at any step; ten times finer ones lower them by
@@ -157,25 +153,38 @@ class ClientReleases:
             return f"one of {self.num_clients} clients has other data (replace-one)"
         return f"one of {self.num_clients} clients contributes nothing instead (zero-out)"
 
-    def event(self, num_rounds: int, num_evaluations: int = 0) -> "DpEvent":
-        """Return what so many rounds and noisy evaluations release."""
+    def event(self, num_rounds: int, num_evaluations: int = 0, num_repeated: int = 0) -> "DpEvent":
+        """Return what so many rounds and noisy evaluations release; see `epsilon`."""
         from dp_accounting import ComposedDpEvent, DpEvent, GaussianDpEvent, SelfComposedDpEvent
 
         events: list[DpEvent] = []
         if num_rounds:
-            events.append(self._rounds(num_rounds))
+            events.append(self._rounds(num_rounds, num_repeated))
         if num_evaluations:
             scores = GaussianDpEvent(self.metrics_noise_multiplier)
             events.append(SelfComposedDpEvent(scores, num_evaluations))
         return ComposedDpEvent(events)
 
     def epsilon(
-        self, num_rounds: int, delta: float, accountant: str = "pld", num_evaluations: int = 0
+        self,
+        num_rounds: int,
+        delta: float,
+        accountant: str = "pld",
+        num_evaluations: int = 0,
+        num_repeated: int = 0,
     ) -> float:
-        """Return what so many rounds and noisy evaluations cost."""
+        """Return what so many rounds and noisy evaluations cost.
+
+        Args:
+            num_rounds: noisy sums of updates.
+            delta: the delta of (epsilon, delta).
+            accountant: `pld` or `rdp`.
+            num_evaluations: noisy evaluations.
+            num_repeated: how many of the rounds are of a round that had been released before.
+        """
         if num_rounds and not self.noise_multiplier:
             return math.inf
-        return _epsilon(self, num_rounds, delta, accountant, num_evaluations)
+        return _epsilon(self, num_rounds, delta, accountant, num_evaluations, num_repeated)
 
     def accountant_name(self, wanted: str) -> str:
         """Return which accountant composes: PLDs of sampling without replacement are not known."""
@@ -195,8 +204,8 @@ class ClientReleases:
             return text
         return f"without replacement, {number}, kept secret"
 
-    def _rounds(self, number: int) -> "DpEvent":
-        """Return the event of so many noisy sums of updates."""
+    def _rounds(self, number: int, repeated: int) -> "DpEvent":
+        """Return the event of so many noisy sums of updates, some of a round once more."""
         from dp_accounting import (
             GaussianDpEvent,
             PoissonSampledDpEvent,
@@ -214,7 +223,9 @@ class ClientReleases:
         if self.sampling == "cyclic":
             # All rounds together are one Gaussian mechanism; columns of the strategy matrix have
             # norm 1 and those of a client's turns do not overlap (arXiv 2306.08153, theorem 2).
-            turns = -(-number // self.rounds_per_pass)
+            # A round done again is a turn more for its clients. Where noise is correlated, others
+            # are in that row too, with no more weight: it is counted as everybody's.
+            turns = -(-(number - repeated) // self.rounds_per_pass) + repeated
             return GaussianDpEvent(multiplier / math.sqrt(turns))
         # A client with other data changes the sum by twice the clipping norm.
         sampled = SampledWithoutReplacementDpEvent(
@@ -225,14 +236,19 @@ class ClientReleases:
 
 @lru_cache(maxsize=4096)  # a second each, and asked for again and again
 def _epsilon(
-    releases: ClientReleases, num_rounds: int, delta: float, accountant: str, num_evaluations: int
+    releases: ClientReleases,
+    num_rounds: int,
+    delta: float,
+    accountant: str,
+    num_evaluations: int,
+    num_repeated: int,
 ) -> float:
     from dp_accounting import NeighboringRelation
 
     replace, zero_out = NeighboringRelation.REPLACE_ONE, NeighboringRelation.REPLACE_SPECIAL
     relation = replace if releases.replaces else zero_out
     composed = new_accountant(releases.accountant_name(accountant), relation)
-    composed.compose(releases.event(num_rounds, num_evaluations))
+    composed.compose(releases.event(num_rounds, num_evaluations, num_repeated))
     return float(composed.get_epsilon(delta))
 
 
@@ -244,49 +260,3 @@ def new_accountant(name: str, relation: "NeighboringRelation") -> "PrivacyAccoun
     if name == "rdp":
         return RdpAccountant(neighboring_relation=relation)
     return PLDAccountant(relation, value_discretization_interval=DISCRETIZATION)
-
-
-def affordable(cost: Callable[[int], float], budget: float, most: int) -> int:
-    """Return how many of at most so many releases a budget lasts for.
-
-    Args:
-        cost: number of releases to epsilon, not decreasing.
-        budget: the largest epsilon.
-        most: the number wanted.
-    """
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if cost(middle) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def calibrate(cost: Callable[[float], float], epsilon: float) -> float:
-    """Return the smallest noise multiplier, to 0.1 %, whose cost is at most an epsilon.
-
-    Args:
-        cost: noise multiplier to epsilon, decreasing.
-        epsilon: the target, above 0.
-
-    Raises:
-        ConfigError: no noise multiplier up to 10,000 reaches it.
-    """
-    high = 1.0
-    while cost(high) > epsilon:
-        high *= 2
-        if high > MOST_NOISE:
-            raise ConfigError(
-                f"epsilon = {epsilon}: not even a noise multiplier of {MOST_NOISE:.0f} reaches it. "
-                "Take a larger epsilon, fewer rounds or smaller cohorts."
-            )
-    # Small multipliers take accountants long: the other end is looked for step by step.
-    low = high / 2
-    while cost(low) <= epsilon:
-        low, high = low / 2, low
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
-    return high

@@ -609,8 +609,8 @@ class RunConfig:
             strategy=replace(self.strategy, name=_absolute_strategy(self.strategy.name, base)),
         )
 
-    def release_settings(self) -> str:
-        """Return what a private release depends on besides data and parameters, as one text.
+    def result_settings(self) -> dict[str, Scalar]:
+        """Return the settings that a result depends on besides the data.
 
         Without paths and engines: a run repeats elsewhere, and under another engine.
         """
@@ -621,11 +621,15 @@ class RunConfig:
             "encoder.name",
             "encoder.cache-directory",
         )
-        not_released = ("engine", "log", "checkpoint", "nodes")
+        of_operation = ("engine", "log", "checkpoint", "nodes")
         flat = {k: v for k, v in self.to_flat().items() if k not in left_out}
-        flat = {k: v for k, v in flat.items() if k.split(".")[0] not in not_released}
+        flat = {k: v for k, v in flat.items() if k.split(".")[0] not in of_operation}
         flat["strategy.name"] = str(flat["strategy.name"]).rpartition("/")[2]
-        return repr(sorted(flat.items()))
+        return flat
+
+    def release_settings(self) -> str:
+        """Return what a private release depends on besides data and parameters, as one text."""
+        return repr(sorted(self.result_settings().items()))
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key with its value; `from_flat` of it gives this config back."""

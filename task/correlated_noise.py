@@ -44,3 +44,12 @@ class CorrelatedNoise:
         if self._earlier.maxlen:
             self._earlier.appendleft(noise_P)
         return noise_P
+
+    def earlier(self) -> list[NDArray[np.float64]]:
+        """Return the (P,) noise of the rounds before that the next one is correlated with."""
+        return list(self._earlier)
+
+    def continue_after(self, earlier: list[NDArray[np.float64]]) -> None:
+        """Take over what `earlier` gave."""
+        self._earlier.clear()
+        self._earlier.extend(earlier)

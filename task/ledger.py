@@ -36,7 +36,10 @@ class Ledger:
     """The releases so far, a line of a file each.
 
     Seeded noise makes a release that is repeated from the same parameters the same release, which
-    tells nothing new: it is charged once. With secure noise everything is charged.
+    tells nothing new: it is charged once. With secure noise everything is charged, and so is what
+    another process repeats, that of a resumed run: after a kill other clients may answer, and with
+    the same noise the two releases would tell their difference. A repetition is a new attempt, with
+    other noise.
 
     Args:
         file: where the lines are; None: in memory only.
@@ -50,20 +53,33 @@ class Ledger:
         self._file = file
         self._repeats = repeats
         self.releases: list[Release] = _read(file) if file else []
+        self._num_earlier = len(self.releases)  # of the run before it was resumed
 
     def count(self, what: str) -> int:
         """Return how many releases of a kind were charged."""
         return sum(release.what == what for release in self.releases)
 
+    def count_repeated(self, what: str) -> int:
+        """Return how many releases of a kind are of a round that had been released before."""
+        return sum(release.what == what and release.attempt > 0 for release in self.releases)
+
     def find(self, what: str, server_round: int, digest: str) -> Release | None:
         """Return the release that a repetition would be, if it costs nothing."""
         if not self._repeats:
             return None
-        for release in self.releases:
+        for release in self.releases[self._num_earlier :]:
             key = (release.what, release.server_round, release.digest)
             if key == (what, server_round, digest):
                 return release
         return None
+
+    def require(self, number: int) -> None:
+        """Raise a `RunDirectoryError` if there are fewer releases than so many."""
+        if len(self.releases) < number:
+            raise RunDirectoryError(
+                f"{self._file} has {len(self.releases)} releases, expected {number} or more: "
+                "privacy that was spent must not be forgotten. Restore the file."
+            )
 
     def charge(self, what: str, server_round: int, digest: str) -> Release:
         """Write a release down, and return it; nothing may be released before."""

@@ -1,19 +1,15 @@
 """Parameters of a group's own, near the global ones, and where they are kept."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from task.errors import RunDirectoryError
 from task.features import GroupData
-from task.paths import file_stem
 from task.predictor import PreferencePredictor
+from task.round_store import Kept, RoundStore
 from task.training import LocalUpdate, train_client
 
 DITTO, MR_MTL = "ditto", "mr-mtl"
@@ -22,8 +18,6 @@ CLIENTS_FOLDER = "clients"
 """Below a simulation's run directory: what its clients keep."""
 
 Parameters = Mapping[str, Tensor]
-
-_NOW, _BEFORE = "now", "before"  # first parts of the names in a file
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Personal:
     server_round: int
 
 
-class PersonalStore:
+class PersonalStore(RoundStore):
     """One safetensors file for each group, in a folder that belongs to the client.
 
     Args:
@@ -49,7 +43,7 @@ class PersonalStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        super().__init__(folder, suffix="", without="starts from the global parameters")
 
     def load(self, group: str) -> Personal | None:
         """Return a group's own parameters; None: it has none yet.
@@ -57,40 +51,12 @@ class PersonalStore:
         Raises:
             RunDirectoryError: the file is damaged.
         """
-        file = self.file(group)
-        if not file.is_file():
-            return None
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                of_state: dict[str, dict[str, Tensor]] = {_NOW: {}, _BEFORE: {}}
-                for key in tensors.keys():  # noqa: SIM118 (it is no mapping)
-                    state, name = key.split("/", 1)
-                    of_state[state][name] = tensors.get_tensor(key)
-                return Personal(
-                    of_state[_NOW], of_state[_BEFORE] or None, int(tensors.metadata()["round"])
-                )
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise RunDirectoryError(
-                f"{file} is damaged ({error}). Restore it, or remove it: the group then starts "
-                "from the global parameters."
-            ) from error
+        kept = self.read(group)
+        return Personal(kept.now, kept.before, kept.server_round) if kept else None
 
     def save(self, group: str, personal: Personal) -> None:
         """Write a group's own parameters, whole or not at all."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        file = self.file(group)
-        partial_file = file.with_name(f".{os.getpid()}-{file.name}")
-        tensors = {
-            f"{state}/{name}": tensor.clone()
-            for state, parameters in ((_NOW, personal.parameters), (_BEFORE, personal.before))
-            for name, tensor in (parameters or {}).items()
-        }
-        save_file(tensors, partial_file, {"round": str(personal.server_round)})
-        partial_file.replace(file)
-
-    def file(self, group: str) -> Path:
-        """Return where a group's parameters are."""
-        return self._folder / f"{file_stem(group)}.safetensors"
+        self.write(group, Kept(personal.parameters, personal.before, personal.server_round))
 
 
 def train_personal(
@@ -127,10 +93,7 @@ def train_personal(
     if way not in (DITTO, MR_MTL):
         raise ValueError(f"personal = {way!r}: expected {DITTO!r} or {MR_MTL!r}")
     training |= {"server_round": server_round}
-    kept = store.load(data.group)
-    before = kept.parameters if kept else None
-    if kept and kept.server_round >= server_round:
-        before = kept.before
+    before = store.start_of(data.group, server_round)
     own = train_client(
         predictor,
         before or parameters,

@@ -185,3 +185,11 @@ class Remembered:
     def keep(self, groups: Sequence[GroupResult], values_G: Weights) -> None:
         """Replace the numbers of these groups."""
         self._of |= {each.group: float(v) for each, v in zip(groups, values_G, strict=True)}
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the number of every group, for a checkpoint."""
+        return dict(self._of)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take over what `state_dict` gave."""
+        self._of = dict(state)

@@ -16,7 +16,7 @@ from task.personal import Personal, PersonalStore
 from task.predictor import PreferencePredictor
 from task.reports import make_reports
 from task.training import train_client
-from tests.server_app.in_process_grid import InProcessGrid, tiny_config
+from tests.server_app.in_process_grid import RUN_KEY, InProcessGrid, tiny_config
 
 GROUP = "Northern nurses"
 HELD_OUT = "Northern students"
@@ -55,7 +55,12 @@ def content_for(config: RunConfig, group: str, predictor: PreferencePredictor) -
         records.ARRAYS: ArrayRecord(dict(predictor.named_parameters())),
         records.CONFIG: ConfigRecord(),
         records.BRIEFING: ConfigRecord(
-            {records.GROUP: group, records.ROUND: 3, records.LEARNING_RATES: [0.01, 0.02, 0.005]}
+            {
+                records.GROUP: group,
+                records.ROUND: 3,
+                records.RUN_KEY: RUN_KEY,
+                records.LEARNING_RATES: [0.01, 0.02, 0.005],
+            }
         ),
         records.FEATURE_STATISTICS: ArrayRecord({"mean": Array(mean), "std": Array(std)}),
     }

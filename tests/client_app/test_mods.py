@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 import client_app.app
-from client_app.mods import RESIDUALS, report_errors
+from client_app.mods import RESIDUAL, report_errors, residual_store
+from client_app.state import state_folder
 from task import records
 from task.compression import BLOCK, decompress
 from task.config import RunConfig
@@ -88,15 +90,21 @@ class Record:
     true: dict[Key, np.ndarray] = field(default_factory=dict)
     sent: dict[Key, np.ndarray] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
-    contexts: dict[int, Any] = field(default_factory=dict)
+    grid: InProcessGrid | None = None
 
     def residual(self, group: str) -> np.ndarray:
-        (found,) = [
-            context.state.array_records[RESIDUALS][group].numpy()
-            for context in self.contexts.values()
-            if group in context.state.array_records.get(RESIDUALS, {})
-        ]
-        return found
+        assert self.grid is not None
+        return residual_of(self.grid, group)
+
+
+def residual_of(grid: InProcessGrid, group: str) -> np.ndarray:
+    """What a client of the grid keeps for later rounds."""
+    message = next(m for m in grid.messages("train") if group_and_round(m)[0] == group)
+    context = grid.contexts[message.metadata.dst_node_id]
+    folder = state_folder(RunConfig.from_flat(context.run_config), context, message)
+    kept = residual_store(folder).read(group)
+    assert kept is not None
+    return kept.now[RESIDUAL].numpy()
 
 
 def observe(
@@ -127,7 +135,7 @@ def observe(
         patched.setattr(client_app.app, "train_client", listening)
         grid = InProcessGrid(config, num_nodes, fault=only(listen, message_type="train"))
         train_federated(grid, config, num_rounds=num_rounds)
-    record.contexts = grid.contexts
+    record.grid = grid
     return record
 
 
@@ -188,12 +196,12 @@ def test_top_k_sends_in_the_end_all_that_was_trained(
 
 
 @pytest.mark.parametrize("name", ["none", "bfloat16", "int8"])
-def test_only_top_k_leaves_anything_with_the_node(name: str) -> None:
+def test_only_top_k_leaves_anything_with_the_node(tmp_path: Path, name: str) -> None:
     config = tiny_config(compression__name=name)
     grid = InProcessGrid(config)
     train_federated(grid, config)
-    states = [context.state for context in grid.contexts.values()]
-    assert not any(record for state in states for record in state.values())
+    assert not any(dict(context.state) for context in grid.contexts.values())
+    assert not list(tmp_path.rglob("*residual*"))
 
 
 @pytest.mark.parametrize("name", LOSSY)
@@ -273,12 +281,11 @@ def test_a_client_that_fails_says_why_and_keeps_its_residual(
     config = tiny_config(compression__name="top-k", train__num_rounds=3)
     fault = only(raises, message_type="train", group=GROUPS[1], server_round=2)
     grid = InProcessGrid(config, 1, fault=fault)
-    (context,) = grid.contexts.values()
     seen: list[bytes] = []
 
     def after_round(server_round: int, arrays: ArrayRecord) -> None:
         if server_round:
-            seen.append(context.state.array_records[RESIDUALS][GROUPS[1]].data)
+            seen.append(residual_of(grid, GROUPS[1]).tobytes())
 
     _, population = train_federated(grid, config, num_rounds=3, after_round=after_round)
     assert population.last_train.failures == {}

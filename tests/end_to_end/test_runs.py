@@ -78,6 +78,8 @@ def test_pluralllm_run_completes_and_leaves_a_complete_run_directory(finished) -
     assert status == 0, "\n".join(lines)
     assert json.loads((directory / "status.json").read_text())["status"] == "completed"
     assert {path.name for path in directory.iterdir()} == {
+        ".lock",
+        "checkpoints",
         "config.toml",
         "environment.json",
         "groups.parquet",
@@ -85,6 +87,7 @@ def test_pluralllm_run_completes_and_leaves_a_complete_run_directory(finished) -
         "plots",
         "predictor-best",
         "predictor-final",
+        "resume.toml",
         "status.json",
         "summary.json",
     }

@@ -6,6 +6,7 @@ order and not all at once, every message crosses the wire format. Faults are inj
 
 import os
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from uuid import uuid4
@@ -29,6 +30,7 @@ from task.encoder import saved_settings
 from task.predictor import PreferencePredictor
 
 RUN_ID = 7
+RUN_KEY = "0123456789abcdef"
 
 Fault = Callable[[Message, Callable[[Message], Message]], Message | None]
 """(message, the ClientApp) to the node's reply; None when it never answers."""
@@ -238,7 +240,7 @@ def make_population(
     population = PopulationGrid(
         grid,
         found.clients,
-        Briefings(config, found, predictor),
+        Briefings(config, found, predictor, secrets.token_hex(8)),
         seed=config.run.seed,
         sampler=CohortSampler(config, train_ids),
         min_valid_fraction=config.train.min_valid_fraction,

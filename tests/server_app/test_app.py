@@ -81,6 +81,8 @@ def test_a_run_leaves_a_complete_directory(project: Path) -> None:
     config = tiny_config()
     run_app(config, project / "run")
     assert sorted(path.name for path in (project / "run").iterdir()) == [
+        ".lock",
+        "checkpoints",
         "config.toml",
         "environment.json",
         "groups.parquet",
@@ -88,12 +90,17 @@ def test_a_run_leaves_a_complete_directory(project: Path) -> None:
         "plots",
         "predictor-best",
         "predictor-final",
+        "resume.toml",
         "status.json",
         "summary.json",
     ]
     saved = RunConfig.from_flat(read_toml(project / "run" / "config.toml"))
     assert saved == replace(config, run=replace(config.run, directory=str(project / "run")))
-    assert read(project / "run" / "status.json") == {"status": "completed", "reason": ""}
+    assert read(project / "run" / "status.json") == {
+        "status": "completed",
+        "reason": "",
+        "resumed": 0,
+    }
     assert matplotlib.image.imread(project / "run" / "plots" / "run.png").size > 0
 
 

@@ -6,7 +6,7 @@ from task import records
 from task.config import RunConfig
 from task.encoder import saved_settings
 from task.predictor import PreferencePredictor
-from tests.server_app.in_process_grid import InProcessGrid, tiny_config
+from tests.server_app.in_process_grid import RUN_KEY, InProcessGrid, tiny_config
 
 
 def briefings(config: RunConfig):
@@ -14,7 +14,7 @@ def briefings(config: RunConfig):
     predictor = PreferencePredictor.initial(
         config.predictor, found.feature_sums, saved_settings(config.encoder), config.run.seed
     )
-    return Briefings(config, found, predictor), found, predictor
+    return Briefings(config, found, predictor, RUN_KEY), found, predictor
 
 
 def test_a_train_message_says_whom_it_is_for_and_how_fast_to_learn() -> None:
@@ -24,6 +24,7 @@ def test_a_train_message_says_whom_it_is_for_and_how_fast_to_learn() -> None:
     assert dict(added[records.BRIEFING]) == {
         "group": "Northern nurses",
         "round": 2,
+        "run-key": RUN_KEY,
         "learning-rates": config.train.learning_rates(2),
     }
     assert set(added) == {records.BRIEFING, records.FEATURE_STATISTICS}
@@ -34,7 +35,7 @@ def test_an_evaluate_message_says_which_questions_training_has_seen() -> None:
     brief, found, predictor = briefings(config)
     by_role = {client.role: brief(client, "evaluate", 1) for client in found.clients}
     for role, added in by_role.items():
-        assert dict(added[records.BRIEFING]).keys() == {"group", "round"}, role
+        assert dict(added[records.BRIEFING]).keys() == {"group", "round", "run-key"}, role
         mean = added[records.FEATURE_STATISTICS][records.FEATURE_MEAN].numpy()
         np.testing.assert_array_equal(mean, predictor.feature_mean.numpy())
         assert len(added[records.SEEN_QUESTIONS][records.QUESTION_KEYS].numpy()) > 0

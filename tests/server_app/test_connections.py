@@ -5,8 +5,9 @@ import pytest
 
 from server_app import connections as module
 from server_app.connections import Connections
-from server_app.discovery import discover_clients
+from server_app.discovery import Population, discover_clients
 from task import records
+from task.config import RunConfig
 from task.errors import PopulationError
 from tests.server_app.home_nodes import HomeGrid
 from tests.server_app.in_process_grid import (
@@ -23,6 +24,15 @@ HELD_OUT = "Northern students"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+
+
+def gather_all(grid: HomeGrid, config: RunConfig) -> Population:
+    """Gather, and hear out the nodes that were not waited for."""
+    connections = Connections(grid, config)
+    found = connections.gather()
+    for _ in range(8):  # the grid hands over half of what is there
+        connections.connected()
+    return found
 
 
 def write_registry(folder: Path, grid: HomeGrid, **groups: list[str]) -> str:
@@ -93,7 +103,7 @@ def test_a_node_that_claims_anothers_group_is_refused_by_name(tmp_path: Path, ca
     grid = HomeGrid(tiny_config(), tmp_path)
     registry = write_registry(tmp_path, grid, farmers=["Northern bakers"])
     config = tiny_config(data__source="nodes", nodes__registry=registry, nodes__min_available=3)
-    found = Connections(grid, config).gather()
+    found = gather_all(grid, config)
     assert "Northern farmers" not in {client.group for client in found.clients}
     node_id = grid.node_of["Northern farmers"]
     assert (
@@ -106,7 +116,7 @@ def test_a_node_that_cannot_say_what_it_holds_is_named_and_left_out(tmp_path: Pa
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=3)
     wrong = grid.node_of["Northern nurses"]
     grid.contexts[wrong].node_config["data-path"] = str(tmp_path / "missing.csv")
-    assert len(Connections(grid, grid.config).gather().clients) == 3
+    assert len(gather_all(grid, grid.config).clients) == 3
     out = capsys.readouterr().out
     assert f"Node {wrong} cannot say what it holds: its survey cannot be used" in out
     assert "missing.csv" not in out  # paths and data stay in the node's own log
@@ -123,7 +133,7 @@ def test_a_malformed_description_is_refused(tmp_path: Path, capsys) -> None:
         if message.metadata.dst_node_id == wrong
         else answer(message)
     )
-    assert len(Connections(grid, grid.config).gather().clients) == 3
+    assert len(gather_all(grid, grid.config).clients) == 3
     assert "it has the role 'judge'" in capsys.readouterr().out
 
 
@@ -141,6 +151,7 @@ def test_a_returned_node_takes_its_clients_over_under_its_new_id(tmp_path: Path,
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
     connections = Connections(grid, grid.config)
     found = connections.gather()
+    connections.bind(found)
     nurses = next(client.id for client in found.clients if client.group == "Northern nurses")
     everybody = {client.id for client in found.clients}
     assert connections.connected() == everybody
@@ -155,6 +166,7 @@ def test_a_returned_node_with_other_questions_takes_nothing_over(tmp_path: Path)
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
     connections = Connections(grid, grid.config)
     found = connections.gather()
+    connections.bind(found)
     other = HomeGrid(tiny_config(run__seed=9, data__held_out_groups=HELD_OUT), tmp_path / "..")
     grid.renew("Northern nurses")
     context = grid.contexts[grid.node_of["Northern nurses"]]
@@ -167,7 +179,7 @@ def test_a_returned_node_with_other_questions_takes_nothing_over(tmp_path: Path)
 def test_nobody_is_described_twice(tmp_path: Path) -> None:
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
     connections = Connections(grid, grid.config)
-    connections.gather()
+    connections.bind(connections.gather())
     for _ in range(3):
         connections.connected()
     assert len(grid.messages(records.DESCRIBE)) == 4

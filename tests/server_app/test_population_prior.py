@@ -39,7 +39,7 @@ from tests.server_app.cohort_runs import (
     train_with_cohort,
     wire,
 )
-from tests.server_app.in_process_grid import InProcessGrid, tiny_config
+from tests.server_app.in_process_grid import RUN_KEY, InProcessGrid, tiny_config
 from tests.server_app.test_app import metrics, run_app
 from tests.server_app.training import groups_of, identical, train_federated
 
@@ -230,7 +230,7 @@ def test_evaluate_messages_alone_carry_the_sums_one_record_for_all() -> None:
     predictor = PreferencePredictor.initial(
         config.predictor, found.feature_sums, saved_settings(config.encoder), 0, found.answers
     )
-    brief = Briefings(config, found, predictor)
+    brief = Briefings(config, found, predictor, RUN_KEY)
     for client in found.clients:
         assert records.POPULATION not in brief(client, "train", 1)
     first, second = (brief(client, "evaluate", 1) for client in found.clients[:2])

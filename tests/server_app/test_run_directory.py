@@ -49,7 +49,7 @@ def test_a_new_run_is_running_and_knows_its_environment(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path, tiny_config())
     status = json.loads((tmp_path / "status.json").read_text())
     environment = json.loads((tmp_path / "environment.json").read_text())
-    assert status == {"status": "running", "reason": ""}
+    assert status == {"status": "running", "reason": "", "resumed": 0}
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["cpus"] >= 1
 
@@ -108,7 +108,7 @@ def test_the_status_says_why_a_run_failed(tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path, tiny_config())
     directory.write_status("failed", 'Round 2: "no" clients')
     status = json.loads((tmp_path / "status.json").read_text())
-    assert status == {"status": "failed", "reason": 'Round 2: "no" clients'}
+    assert status == {"status": "failed", "reason": 'Round 2: "no" clients', "resumed": 0}
 
 
 def test_a_predictor_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ def test_tensorboard_gets_every_number_and_nothing_else(tmp_path: Path) -> None:
     assert read == [(0, 0.75), (5, 0.5)]
 
 
+def test_tensorboard_can_read_a_round_while_the_run_goes_on(tmp_path: Path) -> None:
+    sink = TensorBoard(tmp_path)
+    try:
+        for step in range(2):
+            sink.log({"loss": 0.5}, step)
+            events = EventAccumulator(str(tmp_path))
+            events.Reload()
+            assert [event.step for event in events.Scalars("loss")] == list(range(step + 1))
+    finally:
+        sink.close()
+
+
 def test_numbers_are_flattened_without_texts_and_truth_values() -> None:
     assert numbers({"a": {"b": {"c": 1}, "d": "x"}, "e": True, "f": 2.5}) == {"a/b/c": 1, "f": 2.5}
 

@@ -88,6 +88,15 @@ def test_groups_are_printed_best_first_within_their_role(capsys) -> None:
     )
 
 
+def test_groups_are_printed_without_baselines_where_there_are_none(capsys) -> None:
+    scored = entry("train", 0.7)
+    del scored["uniform"], scored["population_mean"]
+    print_groups({"Peru": scored})
+    header, row = rows(capsys)
+    assert header.split() == ["group", "role", "AS", "seen", "q.", "new", "q."]
+    assert row.split() == ["Peru", "train", "0.7000", "-", "0.2500"]
+
+
 def test_the_summary_has_a_row_for_each_role_and_method_that_was_scored(capsys) -> None:
     print_summary(
         {

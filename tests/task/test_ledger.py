@@ -51,9 +51,29 @@ def test_a_ledger_that_is_opened_again_knows_every_release(tmp_path: Path) -> No
     charged = [first.charge(UPDATE, 1, "a"), first.charge(SCORES, 1, "b")]
     again = Ledger(file, repeats=True)
     assert again.releases == charged
-    assert again.charge(UPDATE, 1, "a") == charged[0]
-    assert again.charge(UPDATE, 1, "other") == Release(UPDATE, 1, 1, "other")
+    assert again.charge(UPDATE, 2, "a") == Release(UPDATE, 2, 0, "a")
     assert Ledger(file, repeats=False).releases == again.releases
+
+
+def test_what_another_process_repeats_is_charged_again_with_other_noise(tmp_path: Path) -> None:
+    """After a kill other clients may answer: with the same noise the two would tell who."""
+    file = tmp_path / "ledger"
+    Ledger(file, repeats=True).charge(UPDATE, 1, "a")
+    resumed = Ledger(file, repeats=True)
+    assert resumed.find(UPDATE, 1, "a") is None
+    second = resumed.charge(UPDATE, 1, "a")
+    assert second == Release(UPDATE, 1, 1, "a")
+    assert resumed.charge(UPDATE, 1, "a") == second
+    assert (resumed.count(UPDATE), resumed.count_repeated(UPDATE)) == (2, 1)
+    assert Ledger(file, repeats=True).charge(UPDATE, 1, "a").attempt == 2
+
+
+def test_a_ledger_that_has_lost_a_release_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    Ledger(file, repeats=True).charge(UPDATE, 1, "a")
+    Ledger(file, repeats=True).require(1)
+    with pytest.raises(RunDirectoryError, match=r"has 1 releases, expected 2 or more"):
+        Ledger(file, repeats=True).require(2)
 
 
 def test_a_line_is_on_disk_before_the_release_is_known(

@@ -231,7 +231,7 @@ def test_a_save_that_fails_leaves_what_was_there(
         Path(file).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("task.personal.save_file", half)
+    monkeypatch.setattr("task.round_store.save_file", half)
     with pytest.raises(OSError, match="disk full"):
         store.save("A", Personal(GLOBAL[2], GLOBAL[1], 2))
     assert same(store.load("A").parameters, GLOBAL[1])

@@ -205,7 +205,7 @@ def test_nodes_with_a_state_path_keep_their_groups_there(tmp_path: Path) -> None
         context.node_config["state-path"] = str(tmp_path / f"node{number}")
     train_federated(grid, config)
     assert not (tmp_path / "server").exists()
-    files = [sorted(tmp_path.glob(f"node{number}/run-7/*")) for number in (0, 1)]
+    files = [sorted(tmp_path.glob(f"node{number}/run-*/*")) for number in (0, 1)]
     assert sum(map(len, files)) == len(TRAIN_GROUPS)
     assert all(files)
 

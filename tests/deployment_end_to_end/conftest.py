@@ -1,0 +1,51 @@
+"""One deployment for all tests here: real processes, made by the documented commands."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.testbed.deployment import Deployment
+from benchmarks.testbed.network import Network, open_network
+from benchmarks.testbed.parties import Split, split_survey
+from benchmarks.testbed.settings import SMALL
+
+NUM_ROUNDS = 4
+RUN = {
+    **SMALL,
+    "train.num-rounds": NUM_ROUNDS,
+    "train.round-timeout": 180.0,
+    "evaluation.every": NUM_ROUNDS,
+    "nodes.patience": 300.0,
+}
+SURVEY = {
+    "data.synthetic-groups": 3,
+    "data.synthetic-questions": 120,
+    "data.synthetic-answered": 60,
+}
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network]:
+    with open_network() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("deployment")
+
+
+@pytest.fixture(scope="session")
+def split(folder: Path) -> Split:
+    return split_survey(SURVEY, folder / "data", num_train=2, num_held_out=1)
+
+
+@pytest.fixture(scope="session")
+def deployment(folder: Path, network: Network, split: Split) -> Iterator[Deployment]:
+    made = Deployment(folder / "deployment", network, split)
+    try:
+        made.make()
+        yield made
+    finally:
+        made.close()
