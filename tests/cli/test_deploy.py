@@ -13,7 +13,7 @@ from cli.deploy_run import nodes_config
 from deployment.coordinator import Coordinator
 from deployment.probe import Probe
 from deployment.runs import StartedRun
-from task.errors import ConfigError
+from task.errors import RunDirectoryError
 from tests.cli.command import Command
 from tests.cli.test_check_data import write_survey
 
@@ -192,7 +192,7 @@ def test_a_resumed_run_keeps_its_settings_where_none_are_given(
     config = nodes_config(coordinator, given, NOW)
     assert (config.train.num_rounds, config.train.local_steps) == (9, 2)
     assert config.run.directory == ""
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(RunDirectoryError, match="is no run directory"):
         nodes_config(coordinator, {"run.resume": "gone"}, NOW)
 
 
