@@ -39,11 +39,19 @@ def parse_run_settings(settings: Sequence[str] | None) -> RunConfig:
     Raises:
         RunDirectoryError: `run.resume` names no run.
     """
-    flat = merge_settings(settings)
-    if resume := flat.get("run.resume"):
-        run = Path.cwd() / Path(str(resume)).expanduser()
-        flat = resume_settings(run) | flat
+    flat = with_resumed(merge_settings(settings))
     return RunConfig.from_flat(flat).with_absolute_paths(Path.cwd())
+
+
+def with_resumed(flat: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Return settings before which come, with `run.resume`, those of that run.
+
+    Raises:
+        RunDirectoryError: `run.resume` names no run.
+    """
+    if not (resume := flat.get("run.resume")):
+        return flat
+    return resume_settings(Path.cwd() / Path(str(resume)).expanduser()) | flat
 
 
 def merge_settings(settings: Sequence[str] | None) -> dict[str, Scalar]:
