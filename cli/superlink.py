@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,7 @@ from task.errors import UserError
 CONNECTION = "pluralllm"
 START_SECONDS = 60
 STOP_SECONDS = 15
+SIMULATION = "flwr-simulation"  # the program that runs ServerApp and clients
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,13 @@ def _stop(process: subprocess.Popen[bytes], home: Path) -> None:
 
     They are found by their FLWR_HOME, which is theirs alone (some detach themselves, and none is a
     child any more if the SuperLink has died), and below those (Ray's overwrite their environment).
+    A simulation that still runs is told first, and by SIGINT: it then saves what is finished.
     """
     members = [other for other in psutil.process_iter() if _flwr_home(other) == str(home)]
+    running = [member for member in members if SIMULATION in _command(member)]
+    for member in running:
+        _signal(partial(member.send_signal, signal.SIGINT))
+    psutil.wait_procs(running, timeout=STOP_SECONDS)
     family = {process for member in members for process in (member, *_descendants(member))}
     for member in family:
         _signal(member.terminate)
@@ -120,6 +128,13 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # ended
+        return ""
 
 
 def _flwr_home(process: psutil.Process) -> str | None:
