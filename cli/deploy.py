@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from cli.deploy_run import run_on_nodes
 from cli.deploy_status import show_status
 from cli.settings import Settings
 from deployment.coordinator import Coordinator, parse_address
@@ -189,6 +188,8 @@ def run(
     detach: Annotated[bool, typer.Option(help="Start the run and return.")] = False,
 ) -> None:
     """For the coordinator: train on the parties' nodes. The run outlives this command."""
+    from cli.deploy_run import run_on_nodes  # brings PyTorch: see `cli.main`
+
     run_on_nodes(folder, settings, detach=detach)
 
 

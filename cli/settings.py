@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server_app.open_run import resume_settings
 from task.config import RunConfig, help_texts, parse_override, read_toml
 from task.options import fold_options
 from task.settings import Scalar
@@ -51,6 +50,8 @@ def with_resumed(flat: dict[str, Scalar]) -> dict[str, Scalar]:
     """
     if not (resume := flat.get("run.resume")):
         return flat
+    from server_app.open_run import resume_settings  # brings PyTorch: see `cli.main`
+
     return resume_settings(Path.cwd() / Path(str(resume)).expanduser()) | flat
 
 
