@@ -48,10 +48,11 @@ def probe(host: str, port: int, authority: Path | None) -> Probe:
         return Probe(False, True, f"{where} does not speak TLS ({error.reason}). Is it the port?")
     except socket.gaierror:
         return Probe(False, False, f"The name {host} cannot be resolved. Check address and DNS.")
-    except (http.client.RemoteDisconnected, http.client.BadStatusLine):
-        hint = "" if authority else " Leave --insecure out, if the SuperLink has certificates."
-        return Probe(False, True, f"{where} answers, but not as a SuperLink does.{hint}")
     except (OSError, http.client.HTTPException) as error:
+        hung_up = isinstance(error, http.client.BadStatusLine | ConnectionResetError)
+        if hung_up and authority is None:
+            advice = "Leave --insecure out, if the SuperLink has certificates."
+            return Probe(False, True, f"{where} answers nobody without TLS. {advice}")
         reason = getattr(error, "strerror", None) or type(error).__name__
         return Probe(False, False, f"Nobody answers at {where} ({reason}).")
     finally:
