@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cli.deploy_run import run_on_nodes
 from cli.deploy_status import show_status
 from cli.settings import Settings
 from deployment.coordinator import Coordinator, parse_address
 from deployment.hand_over import hand_over, party_folder
 from deployment.node_keys import PUBLIC_KEY, make_node_key, read_public_key
 from deployment.parties import Party, parse_party
-from deployment.registration import register_parties, unregister
+from deployment.registration import cut_off, register_parties, unregister
 from deployment.superlink import probe_superlink, run_superlink
 from deployment.supernode import run_supernode
 from deployment.supernode_config import check_supernode, read_supernode_config
@@ -28,6 +27,10 @@ deploy = typer.Typer(
 Folder = Annotated[Path, typer.Argument(help="The deployment's folder.", metavar="FOLDER")]
 Days = Annotated[
     int, typer.Option(help="Days for which the SuperLink's certificate is valid.", min=1)
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(help="Further host name or IP address of the SuperLink. Repeatable."),
 ]
 Insecure = Annotated[
     bool, typer.Option(help="No TLS, no authentication. For tests on one machine only.")
@@ -48,10 +51,7 @@ def init(
         list[str] | None,
         typer.Option(help="NAME=GROUP of a party that is evaluated and never trains. Repeatable."),
     ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(help="Further host name or IP address of the SuperLink. Repeatable."),
-    ] = None,
+    name: Names = None,
     listen: Annotated[
         str, typer.Option(help="Address of this machine to listen on. Empty: all.")
     ] = "",
@@ -107,7 +107,10 @@ def add(
         bool, typer.Option(help="The new party is evaluated and never trains.")
     ] = False,
 ) -> None:
-    """Take in a party's public key, or a new party (with --group)."""
+    """Take in a party's public key, or a new party (with --group).
+
+    The party's former key, if it had one, is refused from then on.
+    """
     coordinator = Coordinator.open(folder)
     sent = read_public_key(public_key) if public_key else None
     with coordinator.changing_parties() as parties:
@@ -123,9 +126,12 @@ def add(
                 f"There is no party {name!r}. Expected one of {', '.join(parties) or '(none)'}, or "
                 "--group for a new one."
             )
-        if sent:
+        former = parties[name]
+        if sent and sent.text != former.public_key:
             _require_unused(parties, name, sent.text)
-            parties[name] = replace(parties[name], public_key=sent.text, node_id="")
+            if former.node_id:
+                cut_off(coordinator, former.node_id)
+            parties[name] = replace(former, public_key=sent.text, node_id="")
     if group and not party_folder(coordinator, name).exists():
         hand_over(coordinator, parties[name])
         print(f"{name}: hand over {os.path.relpath(party_folder(coordinator, name))}")
@@ -146,9 +152,10 @@ def renew(
     folder: Folder,
     days: Days = 365,
     ca_key: Annotated[Path | None, typer.Option(help="ca.key, where it is kept elsewhere.")] = None,
+    name: Names = None,
 ) -> None:
     """Make the SuperLink a new key and certificate; parties notice nothing."""
-    Coordinator.open(folder).renew(days, ca_key)
+    Coordinator.open(folder).renew(days, ca_key, name or ())
     print(f"Renewed for {days} days. Restart `pluralllm deploy superlink` to use it.")
 
 
@@ -181,6 +188,8 @@ def run(
     detach: Annotated[bool, typer.Option(help="Start the run and return.")] = False,
 ) -> None:
     """For the coordinator: train on the parties' nodes. The run outlives this command."""
+    from cli.deploy_run import run_on_nodes  # brings PyTorch: see `cli.main`
+
     run_on_nodes(folder, settings, detach=detach)
 
 

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import typer
 
-from cli.settings import merge_settings
+from cli.settings import merge_settings, with_resumed
 from deployment.coordinator import Coordinator
 from deployment.flower import COMPLETED
 from deployment.registration import known_nodes
 from deployment.runs import follow_run, start_run
 from deployment.superlink import probe_superlink
+from server_app.open_run import require_interrupted
 from server_app.run_directory import recorded_failure, require_unused
 from server_app.sinks import check_sinks
 from server_app.strategies import require_strategy
 from task.accounting import ClientReleases
-from task.config import NODES, RunConfig, read_toml
+from task.config import NODES, RunConfig
 from task.errors import ConfigError, DeploymentError
 from task.paths import default_run_directory
 from task.settings import Scalar
@@ -70,9 +71,9 @@ def nodes_config(coordinator: Coordinator, given: dict[str, Scalar], now: dateti
 
     Raises:
         ConfigError: a setting is wrong, or cannot be had on nodes.
+        RunDirectoryError: `run.resume` names no run.
     """
-    if resumed := str(given.get("run.resume", "")):
-        given = {**read_toml(Path(resumed) / "config.toml"), **given}
+    given = with_resumed(given)
     for key, only in (("data.source", NODES), ("engine.name", "flower")):
         if given.get(key, only) != only:
             raise ConfigError(
@@ -93,7 +94,9 @@ def _check(coordinator: Coordinator, config: RunConfig) -> None:
     """Check everything that can be checked before the nodes hear of the run."""
     require_strategy(config)
     check_sinks(config.log)
-    if not config.run.resume:
+    if config.run.resume:
+        require_interrupted(config)
+    else:
         require_unused(Path(config.run.directory))
     if config.privacy.unit == "client" and not coordinator.is_insecure:
         parties = [party for party in coordinator.parties() if party.role == "train"]

@@ -24,6 +24,8 @@ def show_status(folder: Path, *, as_json: bool) -> None:
     console.print(f"SuperLink {answers}", markup=False, highlight=False)
     console.print(f"its certificate ends in {status.certificate_days} days", highlight=False)
     console.print(_nodes(status))
+    if status.others_online:
+        console.print(f"{status.others_online} online node(s) of no party", highlight=False)
     for run in status.runs:
         for line in _run(run):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

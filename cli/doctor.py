@@ -14,10 +14,9 @@ from cli.resources import simulation_resources
 from cli.settings import Settings, parse_settings
 from server_app.cohort_workers import Resources
 from server_app.environment import PACKAGES
-from task.encoder import cache_directory
 from task.errors import UserError
 from task.features import load_roles
-from task.paths import project_folder
+from task.paths import cache_directory, project_folder
 from task.sources import load_survey
 
 

@@ -3,8 +3,8 @@
 import time
 
 from cli.settings import Settings, parse_settings
-from task.encoder import cache_directory
 from task.features import load_features
+from task.paths import cache_directory
 from task.sources import load_asked
 
 

@@ -2,36 +2,60 @@
 
 import signal
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from cli.check_data import check_data_command
-from cli.compare import compare
-from cli.deploy import deploy
-from cli.doctor import doctor
-from cli.embed import embed
-from cli.predict import predict
-from cli.privacy import privacy
-from cli.report import report
-from cli.run import run
-from cli.settings import show_config
 from task.errors import UserError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Federated preference learning for LLM alignment, on Flower.",
-)
-app.command("run")(run)
-app.command("compare")(compare)
-app.command("report")(report)
-app.command("embed")(embed)
-app.command("predict")(predict)
-app.command("privacy")(privacy)
-app.command("check-data")(check_data_command)
-app.command("config")(show_config)
-app.command("doctor")(doctor)
-app.add_typer(deploy, name="deploy")
+COMMANDS = {
+    "run": "cli.run:run",
+    "compare": "cli.compare:compare",
+    "report": "cli.report:report",
+    "embed": "cli.embed:embed",
+    "predict": "cli.predict:predict",
+    "privacy": "cli.privacy:privacy",
+    "deploy": "cli.deploy:deploy",
+    "check-data": "cli.check_data:check_data_command",
+    "config": "cli.settings:show_config",
+    "doctor": "cli.doctor:doctor",
+}
+"""Name to where its function is, or a group of commands."""
+
+
+class LazyCommands(TyperGroup):
+    """Imports a command when it is asked for.
+
+    PyTorch alone takes two seconds, and hundreds of megabytes that a node's supervisor would keep.
+    """
+
+    def list_commands(self, _context: Any) -> list[str]:
+        """Return the commands' names, as help lists them."""
+        return list(COMMANDS)
+
+    def get_command(self, _context: Any, cmd_name: str) -> Any:
+        """Return a command; None: there is no such one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        found = getattr(import_module(module), name)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(cmd_name)(found)
+            found = single
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(cls=LazyCommands, no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def pluralllm() -> None:
+    """Federated preference learning for LLM alignment, on Flower."""
 
 
 def _exit(number: int, _frame: object) -> None:

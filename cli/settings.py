@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server_app.open_run import resume_settings
 from task.config import RunConfig, help_texts, parse_override, read_toml
 from task.options import fold_options
 from task.settings import Scalar
@@ -39,11 +38,21 @@ def parse_run_settings(settings: Sequence[str] | None) -> RunConfig:
     Raises:
         RunDirectoryError: `run.resume` names no run.
     """
-    flat = merge_settings(settings)
-    if resume := flat.get("run.resume"):
-        run = Path.cwd() / Path(str(resume)).expanduser()
-        flat = resume_settings(run) | flat
+    flat = with_resumed(merge_settings(settings))
     return RunConfig.from_flat(flat).with_absolute_paths(Path.cwd())
+
+
+def with_resumed(flat: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Return settings before which come, with `run.resume`, those of that run.
+
+    Raises:
+        RunDirectoryError: `run.resume` names no run.
+    """
+    if not (resume := flat.get("run.resume")):
+        return flat
+    from server_app.open_run import resume_settings  # brings PyTorch: see `cli.main`
+
+    return resume_settings(Path.cwd() / Path(str(resume)).expanduser()) | flat
 
 
 def merge_settings(settings: Sequence[str] | None) -> dict[str, Scalar]:

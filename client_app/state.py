@@ -7,8 +7,8 @@ from flwr.app import Context, Message
 
 from task import records
 from task.config import RunConfig
-from task.encoder import cache_directory
 from task.errors import ConfigError
+from task.paths import cache_directory
 from task.personal import CLIENTS_FOLDER
 
 

@@ -15,7 +15,7 @@ In `FOLDER/coordinator/`, which stays with the coordinator (mode 0700):
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -123,17 +123,7 @@ class Coordinator:
         write_file(coordinator.authority, authority.certificate)
         write_file(coordinator.authority_key, authority.key, secret=True)
         coordinator._write_server(server)
-        write_toml(
-            coordinator._settings,
-            {
-                "host": address.host,
-                "port": address.port,
-                "listen": address.listen,
-                "names": list(address.names),
-            },
-            "The SuperLink's address. After a change of `host` or `names`: `pluralllm deploy renew`"
-            "\n(and the parties' supernode.toml).",
-        )
+        coordinator._write_address(address)
         coordinator.write_connection(address.port, insecure=False)
         coordinator._write_parties(parties)
         return coordinator
@@ -197,12 +187,15 @@ class Coordinator:
         connection: dict[str, Any] = content["superlink"][CONNECTION]
         return connection
 
-    def renew(self, days: int, authority_key: Path | None = None) -> None:
+    def renew(
+        self, days: int, authority_key: Path | None = None, names: Sequence[str] = ()
+    ) -> None:
         """Replace the SuperLink's key and certificate.
 
         Args:
             days: how long the new one is valid.
             authority_key: the certificate authority's key, where it is kept elsewhere.
+            names: host names and addresses that it has not had before.
 
         Raises:
             DeploymentError: the authority's files are missing, damaged or expired.
@@ -216,8 +209,23 @@ class Coordinator:
                 "authority's key kept? Give it with --ca-key."
             ) from None
         address = self.address
+        address = replace(address, names=tuple(dict.fromkeys((*address.names, *names))))
         self._write_server(
             issue_server_certificate(authority, (address.host, *address.names), days)
+        )
+        self._write_address(address)
+
+    def _write_address(self, address: SuperLinkAddress) -> None:
+        write_toml(
+            self._settings,
+            {
+                "host": address.host,
+                "port": address.port,
+                "listen": address.listen,
+                "names": list(address.names),
+            },
+            "The SuperLink's address. After a change of `host` or `names`: `pluralllm deploy renew`"
+            "\n(and the parties' supernode.toml).",
         )
 
     def _write_server(self, server: Issued) -> None:

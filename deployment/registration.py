@@ -68,10 +68,19 @@ def unregister(coordinator: Coordinator, name: str) -> None:
             raise DeploymentError(
                 f"There is no party {name!r}. Expected one of {', '.join(parties)}."
             )
-        number = parties[name].node_id
-        if number and number in known_nodes(coordinator):
-            flower.ask(connection(coordinator), ["supernode", "unregister", number, CONNECTION])
+        if parties[name].node_id:
+            cut_off(coordinator, parties[name].node_id)
         del parties[name]
+
+
+def cut_off(coordinator: Coordinator, node_id: str) -> None:
+    """Let the SuperLink refuse a node from now on, if it knows it.
+
+    Raises:
+        DeploymentError: the SuperLink does not answer, so the node would stay in.
+    """
+    if node_id in known_nodes(coordinator):
+        flower.ask(connection(coordinator), ["supernode", "unregister", node_id, CONNECTION])
 
 
 def _register(coordinator: Coordinator, name: str, public_key: str, known: set[str]) -> str:

@@ -88,6 +88,7 @@ class DeploymentStatus:
         reason: why not.
         certificate_days: until its certificate ends.
         nodes: in the parties' order.
+        others_online: nodes of no party: with `--insecure` all are, since they have no keys.
         runs: the last ones, the latest first.
     """
 
@@ -96,6 +97,7 @@ class DeploymentStatus:
     reason: str
     certificate_days: int
     nodes: Sequence[NodeStatus]
+    others_online: int
     runs: Sequence[RunStatus]
 
 
@@ -105,6 +107,7 @@ def deployment_status(coordinator: Coordinator) -> DeploymentStatus:
     nodes: dict[str, dict[str, Any]] | None = None
     statuses: dict[str, str] = {}
     reason = found.reason
+    parties = coordinator.parties()
     if found.up:
         try:
             nodes = known_nodes(coordinator)
@@ -118,7 +121,11 @@ def deployment_status(coordinator: Coordinator) -> DeploymentStatus:
         up=found.up,
         reason=reason,
         certificate_days=days_left(load_certificate(pem, str(coordinator.certificate))),
-        nodes=[_node(party, nodes) for party in coordinator.parties()],
+        nodes=[_node(party, nodes) for party in parties],
+        others_online=sum(
+            node["status"] == "online" and number not in {party.node_id for party in parties}
+            for number, node in (nodes or {}).items()
+        ),
         runs=[
             run_status(run, statuses.get(run.run_id, ""))
             for run in reversed(started_runs(coordinator)[-SHOWN_RUNS:])

@@ -55,7 +55,8 @@ def _supervise(coordinator: Coordinator, log: ProcessLog, *, insecure: bool) -> 
 
 def superlink_command(coordinator: Coordinator, *, insecure: bool) -> list[str]:
     """Return the SuperLink's command line; nodes reach it through `deployment.gateway`."""
-    listen = coordinator.address.listen if insecure else "127.0.0.1"
+    own = "127.0.0.1"
+    listen = "0.0.0.0" if insecure and coordinator.address.listen != own else own
     command = [flower.program("flower-superlink"), "--host", listen]
     command += ["--port", str(coordinator.local_port), "--database", str(coordinator.state)]
     command += ["--disable-runtime-dependency-installation"]

@@ -11,9 +11,8 @@ from deployment.coordinator import SuperLinkAddress, parse_address
 from deployment.files import make_folder, read_toml
 from deployment.hand_over import SUPERNODE_FILE
 from deployment.node_keys import check_private_key
-from task.data_check import asked_only
 from task.errors import ConfigError, DeploymentError, suggest
-from task.node_config import NodeConfig, node_help
+from task.node_config import NodeConfig, asked_only, node_help
 from task.settings import Scalar
 
 SUPERLINK_KEYS = ("address", "certificate-authority", "private-key")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -180,7 +181,11 @@ class RayWorkers:
         # Under `flwr run` Ray is there already, and Flower's own actors hold what it manages.
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
+            handler = signal.getsignal(signal.SIGTERM)
             ray.init(include_dashboard=False, log_to_driver=True, logging_level=logging.ERROR)
+            if threading.current_thread() is threading.main_thread():
+                # Ray's would end the process at once: what is finished could not be saved.
+                signal.signal(signal.SIGTERM, handler)
         self._busy = [0] * resources.num_workers
         self._lock = threading.Lock()
         self._actors = [self._actor(config, index) for index in range(resources.num_workers)]

@@ -121,7 +121,7 @@ class RoundMonitor:
 
     def stop(self, reason: str) -> None:
         """Say why the run ends early, and score what it ends with, if that may be."""
-        announce("stopped", f"\n{reason}", {"reason": reason}, "warning")
+        announce("budget-spent", f"\n{reason}", {"reason": reason}, "warning")
         if self._observed is None:
             return
         server_round, arrays = self._observed

@@ -92,11 +92,7 @@ def open_run(config: RunConfig) -> Iterator[OpenRun]:
         elif checkpoints.enabled:
             directory.write_config(RESUME_FILE, resume_settings(directory.path))
         stopped = partial(directory.write_stopped, "by a signal, or by flwr stop")
-        with (
-            directory.recording_status(),
-            called_when_stopped(stopped),
-            called_when_stopped(checkpoints.flush),
-        ):
+        with directory.recording_status(), called_when_stopped(checkpoints.flush, stopped):
             yield OpenRun(directory, checkpoints, key, resumed)
 
 

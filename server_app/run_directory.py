@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from filelock import FileLock, Timeout
@@ -104,6 +104,7 @@ class RunDirectory:
         """Say that the run was told to stop, whatever comes of that in its own thread."""
         self._stopped = True
         self.write_status("stopped", reason)
+        announce("run-stopped", fields={"reason": reason}, level="warning")
 
     @contextmanager
     def recording_status(self) -> Iterator[None]:
@@ -116,8 +117,6 @@ class RunDirectory:
             yield
         except BaseException as error:
             self._write_end(error)
-            reason = str(error) or type(error).__name__
-            announce("run-failed", fields={"reason": reason}, level="error")
             if isinstance(error, OSError) and error.errno in _FULL_OR_BROKEN:
                 raise RunDirectoryError(
                     f"{error.filename or self.path}: {error.strerror}. The run stops; what was "
@@ -132,6 +131,8 @@ class RunDirectory:
             return
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         reason = _signal_name(error) if stopped else str(error) or type(error).__name__
+        level: Literal["warning", "error"] = "warning" if stopped else "error"
+        announce("run-stopped" if stopped else "run-failed", "", {"reason": reason}, level)
         try:
             self.write_status("stopped" if stopped else "failed", reason)
         except OSError as second:  # the first error is the one to be read

@@ -90,19 +90,6 @@ def check_data(node: NodeConfig, config: RunConfig) -> DataCheck:
     )
 
 
-def asked_only(node: NodeConfig) -> Mapping[str, int]:
-    """Return the groups of a file with their number of questions, under any settings.
-
-    Raises:
-        SurveyError: the file is malformed, or lacks a group that the node is to serve.
-        ConfigError: the node is to serve its only group, and there are several.
-    """
-    config = RunConfig.from_flat({"data.source": NODES})
-    data = replace(config.data, path=node.data_path, train_groups=" | ".join(node.groups(config)))
-    survey = load_asked(data, config.run.seed)
-    return {name: len(answers) for name, answers in survey.answers.items()}
-
-
 def what_leaves(check: DataCheck, node: NodeConfig, config: RunConfig) -> list[str]:
     """Return what a run with these settings would send from this machine, an item each."""
     sent = _once(check, node, config)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from task.config import HASHING, EncoderConfig
 from task.errors import EncoderError
+from task.paths import cache_directory
 from task.survey import Question
 
 # The instruction of Alpaca (Taori et al., 2023) around a multiple-choice question, as in the
@@ -180,12 +181,6 @@ def saved_settings(config: EncoderConfig) -> dict[str, str | int]:
 def make_encoder(config: EncoderConfig) -> Encoder:
     """Return the encoder that the config names."""
     return HashingEncoder(config) if config.name == HASHING else TransformersEncoder(config)
-
-
-def cache_directory(config: EncoderConfig) -> Path:
-    """Return the folder of cached features: the setting, `$PLURALLLM_CACHE`, or the default."""
-    chosen = config.cache_directory or os.environ.get("PLURALLLM_CACHE") or "~/.cache/pluralllm"
-    return Path(chosen).expanduser()
 
 
 def encode_cached(questions: Sequence[Question], config: EncoderConfig) -> NDArray[np.float32]:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from task.config import DataConfig, EncoderConfig, EvaluationConfig, RunConfig
-from task.encoder import cache_directory, encode_cached, make_encoder
+from task.encoder import encode_cached, make_encoder
+from task.paths import cache_directory
 from task.privacy_config import PrivacyConfig
 from task.roles import Role, assign_roles, num_held_back
 from task.seeding import generator

@@ -182,6 +182,19 @@ class NodeConfig:
             )
 
 
+def asked_only(node: NodeConfig) -> Mapping[str, int]:
+    """Return the groups of a file with their number of questions, under any settings.
+
+    Raises:
+        SurveyError: the file is malformed, or lacks a group that the node is to serve.
+        ConfigError: the node is to serve its only group, and there are several.
+    """
+    config = RunConfig.from_flat({"data.source": NODES})
+    data = replace(config.data, path=node.data_path, train_groups=" | ".join(node.groups(config)))
+    survey = load_asked(data, config.run.seed)
+    return {name: len(answers) for name, answers in survey.answers.items()}
+
+
 def node_help() -> dict[str, str]:
     """Return what each key of a node config means."""
     return {item.name.replace("_", "-"): item.metadata["help"] for item in fields(NodeConfig)}

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from task.config import RunConfig
+from task.config import EncoderConfig, RunConfig
 
 
 def project_folder() -> Path:
@@ -30,6 +30,12 @@ def project_folder() -> Path:
     if "dir_info" in source:  # not an archive or a repository
         return Path(unquote(urlparse(source["url"]).path))
     return Path.home() / "pluralllm"
+
+
+def cache_directory(config: EncoderConfig) -> Path:
+    """Return the folder of cached features: the setting, `$PLURALLLM_CACHE`, or the default."""
+    chosen = config.cache_directory or os.environ.get("PLURALLLM_CACHE") or "~/.cache/pluralllm"
+    return Path(chosen).expanduser()
 
 
 def default_run_directory(config: RunConfig, now: datetime) -> str:

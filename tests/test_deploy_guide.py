@@ -84,7 +84,8 @@ def test_the_list_of_events_is_complete() -> None:
     listed = TEXT[TEXT.index("\nEvents: ") : TEXT.index("They name clients")]
     said: set[str] = set()
     for file in sorted((ROOT / "server_app").rglob("*.py")):
-        said |= set(re.findall(r"announce\(\s*\"([a-z-]+)\"", file.read_text()))
+        for call in re.findall(r"announce\(\s*(\"[^,]+),", file.read_text()):
+            said |= set(re.findall(r"\"([a-z-]+)\"", call))
     assert said == set(re.findall(r"`([a-z-]+)`", listed))
 
 

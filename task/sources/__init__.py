@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from task.config import DataConfig, RunConfig
-from task.encoder import cache_directory
+from task.paths import cache_directory
 from task.privacy_config import PrivacyConfig
 from task.survey import Survey
 

@@ -1,6 +1,7 @@
 """The commands' own part; what they call is tested in tests/deployment."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from cli.deploy_run import nodes_config
 from deployment.coordinator import Coordinator
 from deployment.probe import Probe
 from deployment.runs import StartedRun
-from task.errors import ConfigError
+from task.errors import RunDirectoryError
 from tests.cli.command import Command
 from tests.cli.test_check_data import write_survey
 
@@ -47,6 +48,28 @@ def test_the_whole_way_to_keys_that_parties_make(pluralllm: Command, tmp_path: P
 def test_the_coordinator_may_make_the_keys(pluralllm: Command, tmp_path: Path) -> None:
     assert pluralllm(*INIT, *PARTIES, "--make-keys").status == 0
     assert all(keys(tmp_path / "d").values())
+
+
+def test_a_new_key_takes_the_former_ones_place(
+    pluralllm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pluralllm(*INIT, *PARTIES, "--make-keys")
+    coordinator = Coordinator.open(tmp_path / "d")
+    with coordinator.changing_parties() as parties:
+        parties["paper"] = replace(parties["paper"], node_id="12")
+    (tmp_path / "new").mkdir()
+    pluralllm("deploy", "key", "new")
+    refused = pluralllm("deploy", "add", "d", "paper", "new/node.pub")
+    assert refused.status == 2  # there is no SuperLink to take the former key out of
+    assert coordinator.parties()[2].node_id == "12"
+    out: list[str] = []
+    monkeypatch.setattr(deploy, "cut_off", lambda _, number: out.append(number))
+    assert pluralllm("deploy", "add", "d", "paper", "new/node.pub").status == 0
+    assert out == ["12"]
+    assert coordinator.parties()[2].node_id == ""
+    assert coordinator.parties()[2].public_key in (tmp_path / "new/node.pub").read_text()
+    assert pluralllm("deploy", "add", "d", "paper", "new/node.pub").status == 0
+    assert out == ["12"]
 
 
 def test_a_party_may_come_later(pluralllm: Command, tmp_path: Path) -> None:
@@ -169,7 +192,7 @@ def test_a_resumed_run_keeps_its_settings_where_none_are_given(
     config = nodes_config(coordinator, given, NOW)
     assert (config.train.num_rounds, config.train.local_steps) == (9, 2)
     assert config.run.directory == ""
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(RunDirectoryError, match="is no run directory"):
         nodes_config(coordinator, {"run.resume": "gone"}, NOW)
 
 

@@ -2,7 +2,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
+from deployment.certificates import read_certificate
 from deployment.coordinator import Coordinator, parse_address
 from deployment.files import write_file
 from deployment.hand_over import hand_over, party_folder
@@ -97,9 +99,13 @@ def test_renewing_keeps_the_authority_and_takes_its_key_from_elsewhere(
     coordinator.authority_key.rename(tmp_path / "kept.key")
     with pytest.raises(DeploymentError, match="--ca-key"):
         coordinator.renew(5)
-    coordinator.renew(5, tmp_path / "kept.key")
+    coordinator.renew(5, tmp_path / "kept.key", ["new.example.org"])
     assert coordinator.certificate.read_bytes() != before
     assert coordinator.authority.read_bytes() == authority
+    assert coordinator.address.names == ("new.example.org",)
+    certificate = read_certificate(coordinator.certificate)
+    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "new.example.org" in named.get_values_for_type(x509.DNSName)
 
 
 def test_a_folder_that_is_no_deployment_is_named(tmp_path: Path) -> None:

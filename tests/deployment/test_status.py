@@ -21,6 +21,8 @@ NODES = [
     {"node-id": "1", "status": "online", "online-at": "today", "offline-at": "before"},
     {"node-id": "2", "status": "offline", "online-at": "today", "offline-at": "now"},
     {"node-id": "3", "status": "registered", "online-at": "N/A", "offline-at": "N/A"},
+    {"node-id": "4", "status": "online", "online-at": "today", "offline-at": "N/A"},
+    {"node-id": "5", "status": "offline", "online-at": "today", "offline-at": "now"},
 ]
 
 
@@ -100,5 +102,6 @@ def test_with_a_superlink_its_nodes_and_runs_are_told(
         NodeStatus("paper", ("France",), "train", "offline", "now"),
         NodeStatus("radio", ("Peru",), "train", "never connected"),
     ]
+    assert found.others_online == 1
     assert [run.run_id for run in found.runs] == ["4", "3", "2"]
     assert found.runs[0].status == "finished:failed"

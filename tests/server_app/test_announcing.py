@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import server_app
 from server_app.announcing import announce, announce_as
 from server_app.cohort import simulate
 from task.config import LogConfig, RunConfig
@@ -35,6 +37,29 @@ def events(lines: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 def in_directory(config: RunConfig, path: Path, **log: Any) -> RunConfig:
     return replace(config, run=replace(config.run, directory=str(path)), log=LogConfig(**log))
+
+
+def test_everything_goes_this_way() -> None:
+    """What is printed past `announce` would be no JSON; the standard error is for text."""
+    for file in Path(server_app.__file__).parent.rglob("*.py"):
+        if file.name != "announcing.py":
+            calls = re.findall(r"\bprint\([^\n]*", file.read_text())
+            assert all("file=sys.stderr" in call for call in calls), file
+
+
+def test_a_run_that_is_told_to_stop_says_so_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    monkeypatch.setattr("server_app.federation.load_survey", stop)
+    with pytest.raises(SystemExit):
+        simulate(in_directory(cohort_config(), tmp_path / "run", json=True))
+    *_, last = parsed(capsys.readouterr().out)
+    assert (last["level"], last["event"]) == ("warning", "run-stopped")
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert last["fields"] == {"reason": status["reason"]}
 
 
 def test_people_read_the_text_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from task.config import NODES, RunConfig
-from task.data_check import CheckedGroup, asked_only, check_data, what_leaves, what_stays
+from task.data_check import CheckedGroup, check_data, what_leaves, what_stays
 from task.errors import ConfigError, SurveyError
-from task.node_config import NodeConfig
+from task.node_config import NodeConfig, asked_only
 from task.settings import Scalar
 
 SMALL: dict[str, Scalar] = {
