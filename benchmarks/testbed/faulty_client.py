@@ -1,7 +1,7 @@
 """A ClientApp that misbehaves when told to: the real one, wrapped. Copied into a copy of the app.
 
 A file `fault` beside the node's data says how, for the next message to train: `raise`, `hang`,
-`nan` or `scale`. It is renamed to `fault.done` first, so it acts once.
+`die`, `nan` or `scale`. It is renamed to `fault.done` first, so it acts once.
 """
 
 import os
@@ -13,12 +13,13 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from client_app.app import app as real
+from client_app.mods import limit_time, report_errors
 from task import records
 
 HANG_SECONDS = 3600.0
 SCALE = 100.0
 
-app = ClientApp()
+app = ClientApp(mods=[report_errors, limit_time])  # the real one's: it fails as its handlers would
 
 
 @app.query("describe")
