@@ -15,13 +15,13 @@ from cli.resources import simulation_resources
 from cli.settings import Settings, parse_run_settings
 from cli.superlink import CONNECTION, local_superlink
 from deployment.flower import COMPLETED, Connection, app_folder, run_status
-from server_app.checkpoints import require_every_round
+from server_app.checkpointing.checkpoints import require_every_round
+from server_app.checkpointing.strategy_state import require_resumable
 from server_app.cohort import simulate
 from server_app.open_run import require_interrupted
 from server_app.run_directory import recorded_failure, require_unused
 from server_app.sinks import check_sinks
 from server_app.strategies import require_strategy
-from server_app.strategy_state import require_resumable
 from task.accounting import ClientReleases
 from task.config import RunConfig
 from task.errors import ConfigError

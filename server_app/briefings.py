@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType
 
-from server_app.discovery import Client, Population
+from server_app.nodes.discovery import Client, Population
 from server_app.outbox import Record
 from task import records
 from task.baselines import seen_question_keys

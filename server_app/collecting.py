@@ -7,10 +7,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from server_app.announcing import announce
-from server_app.connections import Connections
-from server_app.discovery import Client
 from server_app.exchange import ReducingGrid
 from server_app.inbox import Inbox
+from server_app.nodes.connections import Connections
+from server_app.nodes.discovery import Client
 from server_app.sending import reason_of
 
 POLL_SECONDS, POLL_SHARE, MAX_POLL_SECONDS = 0.02, 0.05, 3.0

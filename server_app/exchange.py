@@ -9,8 +9,8 @@ from flwr.app.message import make_message
 
 from server_app.arrays import to_arrays, to_vector
 from server_app.central_privacy import CentralPrivacy
-from server_app.discovery import Client
 from server_app.metadata import reply_metadata
+from server_app.nodes.discovery import Client
 from server_app.replies import SentParameters, mean_metrics
 from task import records
 from task.aggregation import Reduction, WeightedSum

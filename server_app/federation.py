@@ -11,26 +11,26 @@ from flwr.serverapp.strategy import Strategy
 from server_app.announcing import announce, announce_as
 from server_app.bounds import UpdateBound
 from server_app.briefings import Briefings
-from server_app.checkpoints import require_every_round
-from server_app.connections import Connections
-from server_app.discovery import Population, discover_clients
+from server_app.checkpointing.checkpoints import require_every_round
+from server_app.checkpointing.resumed_strategy import Observe, ResumedStrategy
+from server_app.checkpointing.run_state import RunState
+from server_app.checkpointing.strategy_state import StrategyState, require_resumable
 from server_app.fairness import Scores
 from server_app.inbox import Inbox
 from server_app.monitor import RoundMonitor
+from server_app.nodes.connections import Connections
+from server_app.nodes.discovery import Population, discover_clients
 from server_app.open_run import OpenRun, open_run
 from server_app.population import PopulationGrid
 from server_app.privacy import RunPrivacy, require_private_strategy
 from server_app.replies import required_metrics
-from server_app.resumed_strategy import Observe, ResumedStrategy
 from server_app.run_directory import RunDirectory
-from server_app.run_state import RunState
 from server_app.sampling import CohortSampler
 from server_app.secure_population import SecurePopulationGrid, make_secure_aggregation
 from server_app.sinks import check_sinks, closing_sinks
 from server_app.stopping import called_when_stopped
 from server_app.strategies import make_strategy
 from server_app.strategies.averaging import reduction_of
-from server_app.strategy_state import StrategyState, require_resumable
 from task.baselines import score_baselines
 from task.config import NODES, RunConfig
 from task.encoder import saved_settings

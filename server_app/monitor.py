@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp.strategy import Strategy
 
 from server_app.announcing import announce
+from server_app.checkpointing.progress import Progress
 from server_app.exchange import Exchange
 from server_app.fairness import (
     ROLE_KEYS,
@@ -19,7 +20,6 @@ from server_app.fairness import (
 from server_app.noisy_scores import charge_scores, noisy_means, reported_epsilons
 from server_app.population import PopulationGrid
 from server_app.privacy import RunPrivacy
-from server_app.progress import Progress
 from server_app.replies import mean_loss, merged_scores
 from server_app.run_directory import RunDirectory
 from server_app.sinks import Sink

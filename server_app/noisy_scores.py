@@ -6,8 +6,8 @@ from flwr.app import ArrayRecord, Message
 
 from server_app.arrays import layout_of, to_vector
 from server_app.central_privacy import CentralPrivacy
-from server_app.discovery import Client
 from server_app.fairness import ROLE_KEYS
+from server_app.nodes.discovery import Client
 from task import records
 from task.ledger import SCORES, Release, digest_of
 from task.metrics import Mean

@@ -9,9 +9,9 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from server_app.checkpoints import Checkpoint, Checkpoints
-from server_app.discovery import Population
-from server_app.population_record import as_recorded, population_record
+from server_app.checkpointing.checkpoints import Checkpoint, Checkpoints
+from server_app.checkpointing.population_record import as_recorded, population_record
+from server_app.nodes.discovery import Population
 from server_app.run_directory import RunDirectory, read_json
 from server_app.stopping import called_when_stopped
 from task.config import RunConfig, read_toml

@@ -6,8 +6,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 
 from server_app.arrays import num_bytes
-from server_app.discovery import Client
 from server_app.exchange import ReducingGrid
+from server_app.nodes.discovery import Client
 from server_app.replies import is_train
 from server_app.sending import accepted_ids, push
 from task import records

@@ -19,10 +19,10 @@ from flwr.supercore.run import Run
 from server_app.arrays import in_float32
 from server_app.central_privacy import CentralPrivacy, require_private, settings_of
 from server_app.collecting import Collector
-from server_app.connections import Connections
-from server_app.discovery import Client
 from server_app.exchange import Average, Exchange, PrivateAverage, ReducingGrid
 from server_app.inbox import Inbox
+from server_app.nodes.connections import Connections
+from server_app.nodes.discovery import Client
 from server_app.outbox import AddedRecords, Outbox
 from server_app.replies import is_train
 from server_app.sampling import CohortSampler

@@ -6,7 +6,7 @@ from typing import Any
 from flwr.serverapp.strategy import Strategy
 
 from server_app.central_privacy import CentralPrivacy
-from server_app.discovery import Population
+from server_app.nodes.discovery import Population
 from server_app.run_directory import RunDirectory
 from server_app.strategies.averaging import reduction_of
 from server_app.strategies.group_weighting import GroupWeighting

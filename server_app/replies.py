@@ -10,8 +10,8 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from numpy.typing import NDArray
 
 from server_app.arrays import layout_of, num_bytes, to_arrays, to_vector
-from server_app.discovery import Client
 from server_app.fairness import number
+from server_app.nodes.discovery import Client
 from task import records
 from task.aggregation import clip_update
 from task.compression import decompress

@@ -39,7 +39,7 @@ class RunDirectory:
     - `summary.json`, `groups.parquet`: final scores, per role and per group.
     - `predictor-final/`, `predictor-best/`: loadable by `PreferencePredictor.from_pretrained`.
     - `plots/`: figures.
-    - `checkpoints/`: see `server_app.checkpoints`.
+    - `checkpoints/`: see `server_app.checkpointing.checkpoints`.
     """
 
     def __init__(self, path: Path) -> None:

@@ -13,7 +13,7 @@ from flwr.serverapp import strategy as flower
 from flwr.supercore import log
 
 from server_app.arrays import layout_of, to_arrays, to_vector
-from server_app.discovery import Client
+from server_app.nodes.discovery import Client
 from task import records
 from task.metrics import Mean
 from task.weighting import Weights

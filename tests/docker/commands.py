@@ -37,8 +37,9 @@ def require_command(arguments: list[str]) -> None:
     rest = list(arguments)
     while isinstance(command, click.Group):
         name = rest.pop(0)
-        assert name in command.commands, f"pluralllm {' '.join(arguments)}: no command {name}"
-        command = command.commands[name]
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, f"pluralllm {' '.join(arguments)}: no command {name}"
+        command = found
     options = {option for parameter in command.params for option in parameter.opts}
     for word in rest:
         if word.startswith("--"):

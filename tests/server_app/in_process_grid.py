@@ -20,7 +20,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client_app.app import app
 from server_app.briefings import Briefings
-from server_app.discovery import discover_clients
+from server_app.nodes.discovery import discover_clients
 from server_app.population import PopulationGrid
 from server_app.sampling import CohortSampler
 from task import records

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from server_app.arrays import LocalArray
 from server_app.central_privacy import CentralPrivacy
-from server_app.discovery import Client
 from server_app.metadata import changed, reply_metadata
+from server_app.nodes.discovery import Client
 from server_app.population import PopulationGrid
 from server_app.sampling import CohortSampler
 from task import records

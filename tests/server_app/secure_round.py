@@ -11,8 +11,8 @@ from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFI
 from numpy.typing import NDArray
 
 from server_app.briefings import Briefings
-from server_app.discovery import discover_clients
 from server_app.metadata import changed
+from server_app.nodes.discovery import discover_clients
 from server_app.secure_aggregation import SecureAggregation, SecureSum
 from task import records
 from task.config import RunConfig

@@ -1,7 +1,7 @@
 import numpy as np
 
 from server_app.briefings import Briefings
-from server_app.discovery import discover_clients
+from server_app.nodes.discovery import discover_clients
 from task import records
 from task.config import RunConfig
 from task.encoder import saved_settings

@@ -8,11 +8,11 @@ import pytest
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
 from server_app import collecting
-from server_app import connections as connecting
 from server_app.bounds import UpdateBound
 from server_app.briefings import Briefings
-from server_app.connections import Connections
 from server_app.inbox import Inbox
+from server_app.nodes import connections as connecting
+from server_app.nodes.connections import Connections
 from server_app.population import PopulationGrid
 from task import records
 from task.encoder import saved_settings

@@ -10,8 +10,8 @@ import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from server_app.discovery import discover_clients
 from server_app.monitor import RoundMonitor
+from server_app.nodes.discovery import discover_clients
 from server_app.privacy import RunPrivacy
 from server_app.run_directory import RunDirectory, load_predictor
 from server_app.sinks import JsonLines

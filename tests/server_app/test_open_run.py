@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server_app.checkpoints import Checkpoint
+from server_app.checkpointing.checkpoints import Checkpoint
 from server_app.open_run import OpenRun, open_run, require_interrupted, resume_settings
 from task.config import RunConfig, read_toml
 from task.errors import ConfigError, RunDirectoryError

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.serverapp.strategy import FedMedian, Strategy
 
-from server_app.discovery import Client
+from server_app.nodes.discovery import Client
 from server_app.population import PopulationGrid
 from server_app.sampling import CohortSampler
 from server_app.strategies import FedAvg

@@ -17,7 +17,7 @@ from flwr.common.serde import message_to_proto
 from client_app.app import app
 from server_app.briefings import Briefings
 from server_app.cohort import simulate
-from server_app.discovery import discover_clients
+from server_app.nodes.discovery import discover_clients
 from server_app.run_directory import load_predictor
 from task import records
 from task.baselines import seen_question_keys

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from server_app import checkpoint_files
+from server_app.checkpointing import checkpoint_files
 from server_app.cohort import simulate
 from server_app.sinks import JsonLines
 from server_app.strategies import STRATEGIES

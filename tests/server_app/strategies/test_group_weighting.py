@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
-from server_app.discovery import Client
+from server_app.nodes.discovery import Client
 from server_app.strategies import make_strategy
 from server_app.strategies.group_weighting import GroupResult, GroupWeighting, WeighsGroups
 from task import records

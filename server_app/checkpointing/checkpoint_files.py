@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from server_app.plain_state import Packed
+from server_app.checkpointing.plain_state import Packed
 from task.errors import RunDirectoryError
 
 _VERSION = 1

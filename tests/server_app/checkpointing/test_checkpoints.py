@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server_app import checkpoint_files
-from server_app.checkpoints import Checkpoint, Checkpoints, require_every_round
+from server_app.checkpointing import checkpoint_files
+from server_app.checkpointing.checkpoints import Checkpoint, Checkpoints, require_every_round
 from server_app.strategies import make_strategy
 from task.errors import ConfigError, RunDirectoryError
 from task.operations_config import CheckpointConfig

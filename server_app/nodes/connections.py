@@ -7,15 +7,15 @@ from datetime import datetime
 from flwr.serverapp import Grid
 
 from server_app.announcing import announce
-from server_app.disclosure import Disclosure
-from server_app.discovery import (
+from server_app.nodes.disclosure import Disclosure
+from server_app.nodes.discovery import (
     Client,
     Population,
     ask_to_describe,
     assemble,
     take_described,
 )
-from server_app.registry import Registry
+from server_app.nodes.registry import Registry
 from task.config import RunConfig
 from task.errors import PopulationError
 

@@ -8,8 +8,8 @@ from typing import Any
 from flwr.serverapp.strategy import Strategy
 
 from server_app.announcing import announce
-from server_app.checkpoint_files import DamagedError, read_state, write_state
-from server_app.plain_state import Packed, pack, unpack
+from server_app.checkpointing.checkpoint_files import DamagedError, read_state, write_state
+from server_app.checkpointing.plain_state import Packed, pack, unpack
 from server_app.strategies.personal import KeepsPersonal
 from task.config import RunConfig
 from task.errors import RunDirectoryError

@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server_app.discovery import Population, discover_clients
-from server_app.plain_state import pack, unpack
-from server_app.population_record import as_recorded, population_record
+from server_app.checkpointing.plain_state import pack, unpack
+from server_app.checkpointing.population_record import as_recorded, population_record
+from server_app.nodes.discovery import Population, discover_clients
 from task.errors import EncoderError, PopulationError
 from tests.server_app.in_process_grid import InProcessGrid, tiny_config
 

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server_app.announcing import announce
-from server_app.disclosure import Disclosure
+from server_app.nodes.disclosure import Disclosure
 from server_app.sending import push, reason_of
 from task import records
 from task.errors import EncoderError, PopulationError

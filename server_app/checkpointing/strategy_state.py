@@ -1,7 +1,7 @@
 """What a strategy remembers from round to round, saved and restored without its help.
 
 A strategy may offer `state_dict` and `load_state_dict`; of any other one, all attributes that are
-plain data (`server_app.plain_state`) are saved, and those that offer these two methods themselves.
+plain data (`checkpointing.plain_state`) are saved, and those that offer these two themselves.
 Settings, functions and the like come back by making the strategy anew. An attribute of another kind
 that has changed since the run began is an error: it would be lost. Not seen are changes of class
 attributes, of variables outside the strategy, and of global random generators.
@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from flwr.serverapp.strategy import Strategy
 
-from server_app.plain_state import NotPlainError, is_plain, pack
+from server_app.checkpointing.plain_state import NotPlainError, is_plain, pack
 from task.errors import ConfigError
 
 _UNCHANGING = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord
 
-from server_app.checkpoints import Checkpoint
+from server_app.checkpointing.checkpoints import Checkpoint
+from server_app.checkpointing.progress import Progress
+from server_app.checkpointing.strategy_state import StrategyState
 from server_app.monitor import RoundMonitor
 from server_app.population import PopulationGrid
 from server_app.privacy import RunPrivacy
-from server_app.progress import Progress
-from server_app.strategy_state import StrategyState
 
 
 @dataclass(frozen=True)

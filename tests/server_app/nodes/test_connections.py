@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server_app import connections as module
-from server_app.connections import Connections
-from server_app.discovery import Population, discover_clients
+from server_app.nodes import connections as module
+from server_app.nodes.connections import Connections
+from server_app.nodes.discovery import Population, discover_clients
 from task import records
 from task.config import RunConfig
 from task.errors import PopulationError

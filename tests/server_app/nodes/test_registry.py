@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from server_app.registry import Registry
+from server_app.nodes.registry import Registry
 from task.errors import ConfigError
 
 TEXT = """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from server_app.discovery import discover_clients
+from server_app.nodes.discovery import discover_clients
 from task import records
 from task.errors import EncoderError, PopulationError
 from task.features import FeatureSums, load_features, load_group, load_roles

@@ -10,7 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 from server_app.arrays import LocalArray
-from server_app.plain_state import NotPlainError, Packed, is_plain, pack, unpack
+from server_app.checkpointing.plain_state import NotPlainError, Packed, is_plain, pack, unpack
 
 
 def kept(value: Any) -> Any:

@@ -8,9 +8,9 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
-from server_app.plain_state import pack, unpack
+from server_app.checkpointing.plain_state import pack, unpack
+from server_app.checkpointing.strategy_state import StrategyState, require_resumable
 from server_app.strategies import STRATEGIES, make_strategy
-from server_app.strategy_state import StrategyState, require_resumable
 from task.errors import ConfigError
 from tests.server_app.cohort_runs import cohort_config
 from tests.server_app.in_process_grid import tiny_config

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from server_app.announcing import announce
-from server_app.discovery import Population
+from server_app.nodes.discovery import Population
 from task.errors import EncoderError, PopulationError
 from task.features import FeatureSums
 from task.population import PopulationAnswers

@@ -1,0 +1,1 @@
+"""A run's state, saved after its rounds and given back: what `run.resume` takes up."""

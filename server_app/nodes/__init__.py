@@ -1,0 +1,1 @@
+"""Which nodes there are, what they hold, and whether they are there."""
