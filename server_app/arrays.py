@@ -37,6 +37,10 @@ class LocalArray(Array):
         """Return a copy of the values, as Flower's arrays do."""
         return self._values.copy()
 
+    def deflate(self) -> bytes:
+        """Return what goes over the wire: SuperLink and nodes know no other kind than Flower's."""
+        return Array(self._values).deflate()
+
     @property
     def num_bytes(self) -> int:
         """Size of `data`."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,3 +179,13 @@ def test_messages_that_are_made_one_after_another_keep_arrays_of_their_own() -> 
     converted = in_float32(lazily())
     found = [m.content.array_records["arrays"]["w"].numpy().tolist() for m in converted]
     assert found == [[number] * 4 for number in range(300)]
+
+
+def test_over_the_wire_goes_an_array_of_flowers_own_kind() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
+    local = LocalArray(values)
+    content = local.deflate()
+    validate_object_content(content=content)  # as the SuperLink does
+    assert local.object_id == Array(values).object_id
+    inflated = Array.inflate(content, local.children)
+    np.testing.assert_array_equal(inflated.numpy(), values)
