@@ -17,6 +17,7 @@ from comparison.schedule import compute_missing, only_process
 from comparison.table import to_markdown
 from server_app.environment import environment
 from task.errors import ConfigError, RunDirectoryError
+from task.settings import require
 
 
 def compare(
@@ -60,6 +61,8 @@ def compare(
             "--no-intervals."
         )
     config = parse_settings(settings)
+    expected = "nothing: the same command continues a comparison by itself"
+    require(not config.run.resume, "run.resume", config.run.resume, expected)
     others = tuple(name.strip() for name in methods.split(",") if name.strip())
     asked = Plan(
         config=config,

@@ -22,6 +22,7 @@ from task.errors import UserError
 from task.evaluation import Predict, evaluation_splits, predict_with, score_splits
 from task.features import GroupData
 from task.metrics import GroupScores
+from task.operations_config import CheckpointConfig
 from task.personal import CLIENTS_FOLDER, PersonalStore
 from task.population import PopulationAnswers
 from task.predictor import PreferencePredictor
@@ -53,7 +54,9 @@ def _federated(trial: Trial, folder: Path) -> CellResult:
     one_core = replace(config.engine, num_workers=1, num_threads=config.engine.num_threads or 1)
     run = replace(config.run, directory=str(folder / "run"))
     with (folder / "log.txt").open("w") as log, redirect_stdout(log), redirect_stderr(log):
-        directory = simulate(replace(config, run=run, engine=one_core))
+        directory = simulate(
+            replace(config, run=run, engine=one_core, checkpoint=CheckpointConfig(every=0))
+        )
     lines = (directory.path / "metrics.jsonl").read_text().splitlines()
     points = []
     seconds, megabytes = 0.0, _disclosed_megabytes(trial)

@@ -49,6 +49,10 @@ def probe(host: str, port: int, authority: Path | None) -> Probe:
     except socket.gaierror:
         return Probe(False, False, f"The name {host} cannot be resolved. Check address and DNS.")
     except (OSError, http.client.HTTPException) as error:
+        hung_up = isinstance(error, http.client.BadStatusLine | ConnectionResetError)
+        if hung_up and authority is None:
+            advice = "Leave --insecure out, if the SuperLink has certificates."
+            return Probe(False, True, f"{where} answers nobody without TLS. {advice}")
         reason = getattr(error, "strerror", None) or type(error).__name__
         return Probe(False, False, f"Nobody answers at {where} ({reason}).")
     finally:

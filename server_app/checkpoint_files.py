@@ -44,7 +44,8 @@ def write_state(folder: Path, packed: Packed) -> None:
         "state": packed.tree,
     }
     try:
-        partial.mkdir(parents=True)
+        partial.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # noise may be in there
+        partial.mkdir()
         _write(partial / _ARRAYS, arrays)
         _write(partial / _STATE, json.dumps(content, allow_nan=False).encode())
         _sync_folder(partial)

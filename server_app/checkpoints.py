@@ -94,6 +94,11 @@ class Checkpoints:
         for older in self._rounds()[: -self._config.keep]:
             shutil.rmtree(older, ignore_errors=True)  # one that stays does no harm
 
+    def remove(self) -> None:
+        """Remove what was written after rounds."""
+        for folder in self._folder.glob("*round-*"):
+            shutil.rmtree(folder)
+
     def write_run_record(self, record: dict[str, Any]) -> None:
         """Write what does not change during the run, once for all checkpoints.
 
@@ -133,6 +138,8 @@ class Checkpoints:
                 announce("checkpoint-damaged", text, {"checkpoint": str(folder)}, "warning")
                 damaged.append(folder)
                 continue
+            for left in self._folder.glob(".*"):  # by a kill, half written
+                shutil.rmtree(left, ignore_errors=True)
             for each in damaged:  # or it would be taken for the round's new one
                 each.rename(each.with_name(f"damaged-{each.name}"))
             return Checkpoint(int(state["round"]), state)

@@ -94,6 +94,8 @@ def open_run(config: RunConfig) -> Iterator[OpenRun]:
         stopped = partial(directory.write_stopped, "by a signal, or by flwr stop")
         with directory.recording_status(), called_when_stopped(checkpoints.flush, stopped):
             yield OpenRun(directory, checkpoints, key, resumed)
+            if config.privacy.num_bands > 1:  # they hold noise, which nobody may take off again
+                checkpoints.remove()
 
 
 def resume_settings(run: Path) -> dict[str, Scalar]:

@@ -15,7 +15,9 @@ from server_app.run_directory import RunDirectory
 from task.config import RunConfig, read_toml
 from task.errors import UserError
 from tests.cli.command import Command
+from tests.server_app.cohort_runs import cohort_config
 from tests.server_app.in_process_grid import tiny_config
+from tests.server_app.interruption import run, run_until
 
 TINY = ("data.synthetic-groups=4", "data.num-held-out-groups=1", "encoder.dimension=16")
 
@@ -88,6 +90,46 @@ def test_a_superlink_that_does_not_start_is_an_error_with_its_log(
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(UserError, match="did not start"), local_superlink():
         pass
+
+
+# -- run.resume ------------------------------------------------------------------------------------
+
+
+def half_a_run(folder: Path) -> Path:
+    """A run that has died after its first round."""
+    return run_until(cohort_config(train__num_rounds=3), folder, 1)
+
+
+def test_run_resume_takes_the_settings_of_the_run(pluralllm: Command, tmp_path: Path) -> None:
+    half_a_run(tmp_path / "mine")
+    outcome = pluralllm("run", "run.resume=mine", "log.tensorboard=true")
+    assert outcome.status == 0, outcome.err
+    assert "Continued after round 1" in outcome.out
+    status = json.loads((tmp_path / "mine" / "status.json").read_text())
+    assert status == {"status": "completed", "reason": "", "resumed": 1}
+    assert (tmp_path / "mine" / "tensorboard").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("engine", ["flower", "cohort"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["run.resume=gone"], "gone' is no run directory (there is nothing)"),
+        (["run.resume=mine", "train.num-rounds=9"], "train.num-rounds = 9, the run's is 3"),
+        (["run.resume=mine", "run.directory=other"], "a run is continued in its own directory"),
+        (["run.resume=done"], "has completed"),
+    ],
+)
+def test_a_run_that_cannot_be_resumed_is_one_line_and_status_2(
+    pluralllm: Command, tmp_path: Path, engine: str, settings: list[str], message: str
+) -> None:
+    half_a_run(tmp_path / "mine")
+    run(cohort_config(train__num_rounds=1), tmp_path / "done")
+    outcome = pluralllm("run", f"engine.name={engine}", *settings)
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
 
 
 # -- engine.name = cohort --------------------------------------------------------------------------

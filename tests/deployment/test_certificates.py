@@ -119,6 +119,15 @@ def test_nobody_there_may_change(tmp_path: Path, authority: Issued) -> None:
     assert "Nobody answers" in found.reason
 
 
+def test_asking_without_tls_where_there_is_tls_is_said(tmp_path: Path, authority: Issued) -> None:
+    server = issue_server_certificate(authority, [], days=10)
+    with served(server, tmp_path) as port:
+        found = probe("127.0.0.1", port, None)
+    assert not found.up
+    assert found.wrong
+    assert "Leave --insecure out" in found.reason
+
+
 def test_a_server_certificate_does_not_outlive_its_authority(authority: Issued) -> None:
     server = load_certificate(issue_server_certificate(authority, [], 900).certificate, "it")
     assert server.not_valid_after_utc == (

@@ -103,6 +103,8 @@ def test_what_a_kill_left_half_written_is_not_taken_for_a_checkpoint(tmp_path: P
     checkpoints(tmp_path).add(after(1))
     (tmp_path / "checkpoints" / ".7-0-round-000002").mkdir()
     assert checkpoints(tmp_path).latest().server_round == 1
+    assert folders(tmp_path) == ["round-000001"]
+    assert (tmp_path / "checkpoints").stat().st_mode & 0o777 == 0o700
 
 
 def test_files_are_on_disk_before_the_folder_has_its_name(

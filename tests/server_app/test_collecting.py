@@ -53,7 +53,7 @@ class Round:
         self.population = PopulationGrid(
             self.grid,
             found.clients,
-            Briefings(config, found, self.predictor),
+            Briefings(config, found, self.predictor, "0123456789abcdef"),
             seed=0,
             min_valid_fraction=least,
             inbox=Inbox(bound=UpdateBound(config)),

@@ -121,12 +121,19 @@ def stop_after(config: RunConfig, folder: Path, server_round: int) -> Path:
     ids=["plain", "adaptive clipping", "bands", "poisson"],
 )
 def test_a_run_stopped_between_rounds_continues_with_the_same_noise(
-    tmp_path: Path, changes: dict[str, Any]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
 ) -> None:
     config = cohort_config(**{**CLIENT, **changes})
     whole = run(config, tmp_path / "whole")
-    resumed = resume(config, stop_after(config, tmp_path / "stopped", 2))
+    stopped = stop_after(config, tmp_path / "stopped", 2)
+    assert (stopped / "checkpoints" / "round-000002").exists()
+    planned = [line for line in capsys.readouterr().out.splitlines() if "after all" in line]
+    resumed = resume(config, stopped)
     assert left_by(resumed) == left_by(whole)
+    again = [line for line in capsys.readouterr().out.splitlines() if "after all" in line]
+    assert [*again, *again] == planned  # what has been spent is in it once
+    holds_noise = config.privacy.num_bands > 1
+    assert bool(list((resumed / "checkpoints").glob("round-*"))) != holds_noise
 
 
 def test_a_release_that_no_checkpoint_covers_is_charged_again_with_other_noise(
