@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.testbed.capture import Capture
-from benchmarks.testbed.cases import superlink_answers
 from benchmarks.testbed.deployment import COORDINATOR, Deployment
 from benchmarks.testbed.network import Network
 from benchmarks.testbed.parties import Split
@@ -147,9 +146,9 @@ def test_a_run_goes_on_where_a_killed_superlink_left_it(
     run = deployment.start_run(folder / "killed-superlink", RUN)
     run.wait_for_round(2, SECONDS)
     time.sleep(1.0)  # somewhere in the third round
-    deployment.kill(COORDINATOR, "flower-superlink")
+    deployment.kill_superlink()
     assert run.wait(SECONDS) == 1
-    wait_until(lambda: superlink_answers(deployment), SECONDS, "no SuperLink")
+    deployment.wait_for_superlink()
     finish(deployment.start_run(run.directory, {"run.resume": str(run.directory)}))
     # Every round was computed from the same parameters as without the fault.
     assert largest_difference(undisturbed.directory, run.directory) < 1e-5
