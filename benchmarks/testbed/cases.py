@@ -250,11 +250,10 @@ def small_disk(mount: Path) -> Iterator[bool]:
 
 def fill(file: Path) -> None:
     """Write until the file system is full."""
-    with file.open("wb") as output:
+    with file.open("wb", buffering=0) as output:  # nothing is left to write when it is closed
         try:
-            while True:
-                output.write(bytes(4096))
-                output.flush()
+            while output.write(bytes(4096)):
+                pass
         except OSError:
             return
 
