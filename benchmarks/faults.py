@@ -61,6 +61,8 @@ RUN = {
     "nodes.patience": 300.0,
 }
 
+SOAK = {"train.clients-per-round": 2}  # a process per message is what a round costs
+
 
 class Campaign:
     """Cases, one after another, each written down when it is done.
@@ -96,11 +98,8 @@ class Campaign:
         print(f"{name} ...", flush=True)
         started = time.monotonic()
         if name == "soak":
-            settings = {
-                **RUN,
-                "train.num-rounds": self.soak_rounds,
-                "evaluation.every": self.soak_rounds,
-            }
+            settings = {**RUN, **SOAK, "train.num-rounds": self.soak_rounds}
+            settings["evaluation.every"] = self.soak_rounds
             memory = self.out.with_name(f"{self.out.stem}_memory.csv")
             soak = Soak(Bench(bench.deployment, settings, self.folder / "runs"))
             outcome = soak.carry_out(memory)

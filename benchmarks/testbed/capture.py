@@ -53,10 +53,13 @@ class Capture:
             self.file.open("ab") as file,
         ):
             selector.register(self._socket, selectors.EVENT_READ)
-            while not self._stop.is_set():
-                if selector.select(timeout=0.2):
+            while True:
+                stopping = self._stop.is_set()  # asked before, so that what came until then is read
+                if selector.select(timeout=0 if stopping else 0.2):
                     file.write(self._socket.recv(SNAPSHOT_BYTES))
                     self.num_packets += 1
+                elif stopping:
+                    return
 
 
 def found_texts(file: Path, texts: Iterable[str]) -> list[str]:

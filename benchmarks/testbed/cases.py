@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.testbed.app_copy import ask_for_fault, clear_faults, fault_happened
-from benchmarks.testbed.deployment import COORDINATOR, Deployment
+from benchmarks.testbed.deployment import Deployment
 from benchmarks.testbed.network import Loopback
 from benchmarks.testbed.parties import Party
 from benchmarks.testbed.processes import wait_until
@@ -171,13 +171,13 @@ def superlink_killed(times: int) -> Callable[[Bench], Outcome]:
             run.wait_for_round(number, ROUND_SECONDS)
             time.sleep(bench.random.uniform(0.0, 6.0))  # anywhere in the next round
             before = run.last_round
-            deployment.kill(COORDINATOR, "flower-superlink")
+            deployment.kill_superlink()
             died = time.monotonic()
             status = run.wait(ROUND_SECONDS)
             ended = outcome_of(run, status, bench.num_rounds)
             log += [f"killed after round {before}: {line}" for line in ended.log[-3:]]
             resumed = {"run.resume": str(run.directory)}
-            wait_until(lambda: superlink_answers(deployment), ROUND_SECONDS, "no SuperLink")
+            deployment.wait_for_superlink()
             run = deployment.start_run(run.directory, resumed)
             wait_until(
                 lambda before=before, run=run: (
@@ -233,12 +233,6 @@ def disk_full(bench: Bench) -> Outcome:
         return outcome
 
 
-def superlink_answers(deployment: Deployment) -> bool:
-    """Return whether the supervised SuperLink has come back."""
-    marks = deployment.daemons["superlink"].output
-    return marks.rfind("Nodes are known") > marks.rfind("Next start in")
-
-
 @contextmanager
 def small_disk(mount: Path) -> Iterator[bool]:
     """Mount a tmpfs of `DISK_MEGABYTES`; yield whether that was permitted."""
@@ -256,11 +250,10 @@ def small_disk(mount: Path) -> Iterator[bool]:
 
 def fill(file: Path) -> None:
     """Write until the file system is full."""
-    with file.open("wb") as output:
+    with file.open("wb", buffering=0) as output:  # nothing is left to write when it is closed
         try:
-            while True:
-                output.write(bytes(4096))
-                output.flush()
+            while output.write(bytes(4096)):
+                pass
         except OSError:
             return
 

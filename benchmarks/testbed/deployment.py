@@ -49,6 +49,8 @@ class Deployment:
         self.address = f"{network.server_address}:{free_port(network.server_address)}"
         self.coordinator = folder / COORDINATOR
         self.daemons: dict[str, Daemon] = {}
+        self._superlink_ready = "Nodes are known" if secure else "The SuperLink answers"
+        self._answers_before = 0
 
     def make(self) -> None:
         """Make folders, certificates and keys as the documentation says: from an empty folder."""
@@ -80,8 +82,7 @@ class Deployment:
         """Start the SuperLink, and wait until it answers and knows the nodes."""
         arguments = ["deploy", "superlink", str(self.coordinator), *self._insecure()]
         daemon = self._start("superlink", COORDINATOR, arguments)
-        ready = "Nodes are known" if self.secure else "The SuperLink answers"
-        daemon.wait_for(ready, START_SECONDS)
+        daemon.wait_for(self._superlink_ready, START_SECONDS)
         return daemon
 
     def start_supernode(
@@ -139,6 +140,22 @@ class Deployment:
             return bool(found)
 
         wait_until(killed, START_SECONDS, f"no {program} on {machine}")
+
+    def kill_superlink(self) -> None:
+        """Kill the SuperLink (SIGKILL); its supervisor will start it again."""
+        self._answers_before = self._superlink_answers()
+        self.kill(COORDINATOR, "flower-superlink")
+
+    def wait_for_superlink(self) -> None:
+        """Wait until the supervisor has a killed SuperLink running again."""
+        wait_until(
+            lambda: self._superlink_answers() > self._answers_before,
+            RETURN_SECONDS,
+            lambda: self.daemons["superlink"].output[-3000:],
+        )
+
+    def _superlink_answers(self) -> int:
+        return self.daemons["superlink"].output.count(self._superlink_ready)
 
     def processes(self, machine: str, program: str) -> list[Any]:
         """Return the processes of one of Flower's programs on a machine."""

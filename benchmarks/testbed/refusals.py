@@ -49,7 +49,7 @@ class Refusals:
     def plain_http(self) -> str:
         """A SuperNode that speaks HTTP without TLS."""
         copy = self._copy("plain-http")
-        return self._refused(copy, r"Nobody answers|plain HTTP", "--insecure")
+        return self._refused(copy, r"answers nobody without TLS", "--insecure")
 
     def other_group(self, group: str) -> str:
         """A known node that claims a group which is not its own.

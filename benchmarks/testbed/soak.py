@@ -11,13 +11,11 @@ from benchmarks.testbed.cases import (
     Bench,
     Outcome,
     outcome_of,
-    superlink_answers,
 )
 from benchmarks.testbed.deployment import COORDINATOR
 from benchmarks.testbed.memory import MemorySampler, slopes
 from benchmarks.testbed.network import Loopback
 from benchmarks.testbed.parties import Party
-from benchmarks.testbed.processes import wait_until
 from benchmarks.testbed.runs import Run
 
 FAULT_EVERY = 10
@@ -91,9 +89,9 @@ class Soak:
 
     def _kill_superlink(self, _party: Party) -> None:
         assert self.run is not None
-        self.deployment.kill(COORDINATOR, "flower-superlink")
+        self.deployment.kill_superlink()
         self.run.wait(ROUND_SECONDS)
-        wait_until(lambda: superlink_answers(self.deployment), ROUND_SECONDS, "no SuperLink")
+        self.deployment.wait_for_superlink()
         directory = self.run.directory
         self.run = self.deployment.start_run(directory, {"run.resume": str(directory)})
 
