@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.testbed.app_copy import copy_faulty_app
 from benchmarks.testbed.deployment import Deployment
 from benchmarks.testbed.network import Network, open_network
 from benchmarks.testbed.parties import Split, split_survey
@@ -43,7 +44,8 @@ def split(folder: Path) -> Split:
 
 @pytest.fixture(scope="session")
 def deployment(folder: Path, network: Network, split: Split) -> Iterator[Deployment]:
-    made = Deployment(folder / "deployment", network, split)
+    # Of an app whose clients misbehave when they are asked to, and else are the real ones.
+    made = Deployment(folder / "deployment", network, split, copy_faulty_app(folder / "app"))
     try:
         made.make()
         yield made

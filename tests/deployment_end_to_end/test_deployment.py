@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.testbed.app_copy import ask_for_fault, clear_faults, fault_happened
 from benchmarks.testbed.capture import Capture
+from benchmarks.testbed.cases import fill, small_disk
 from benchmarks.testbed.deployment import COORDINATOR, Deployment
 from benchmarks.testbed.network import Network
 from benchmarks.testbed.parties import Split
@@ -138,6 +140,42 @@ def test_a_round_waits_for_a_killed_machine_to_return(
     assert "clients sent a valid reply, 2 are needed: waiting" in run.command.output
     assert not any(entry["failures"] for entry in run.rounds())
     assert largest_difference(undisturbed.directory, run.directory) < 1e-5
+
+
+def test_rounds_go_on_without_a_client_that_misbehaves(
+    undisturbed: Run, deployment: Deployment, split: Split, folder: Path
+) -> None:
+    victim, last = split.parties[0], 7
+    settings = {"train.num-rounds": last, "evaluation.every": last, "train.round-timeout": 60.0}
+    run = deployment.start_run(folder / "misbehaving", {**RUN, **settings})
+    for fault in ("raise", "nan", "scale", "hang"):
+        ask_for_fault(victim, fault)
+        wait_until(lambda: fault_happened(victim), SECONDS, f"no {fault}")
+        clear_faults([victim])
+    assert run.wait(SECONDS) == 0, run.command.output[-5000:]
+    rounds = run.rounds()
+    assert [entry["round"] for entry in rounds] == list(range(last + 1))
+    assert all(set(entry["failures"]) <= {victim.group} for entry in rounds)
+    reasons = [entry["failures"][victim.group] for entry in rounds if entry["failures"]]
+    for said in ("RuntimeError", "not finite", "norm", "no reply within 60 s"):
+        assert [reason for reason in reasons if said in reason], (said, reasons)
+
+
+def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(
+    undisturbed: Run, deployment: Deployment, folder: Path
+) -> None:
+    with small_disk(folder / "small-disk") as mounted:
+        if not mounted:
+            pytest.skip("mounting a small disk is not permitted here")
+        ballast = folder / "small-disk" / "ballast"
+        run = deployment.start_run(folder / "small-disk" / "run", RUN)
+        run.wait_for_round(1, SECONDS)
+        fill(ballast)
+        assert run.wait(SECONDS) == 1
+        assert "No space left on device" in run.command.output
+        ballast.unlink()
+        finish(deployment.start_run(run.directory, {"run.resume": str(run.directory)}))
+        assert largest_difference(undisturbed.directory, run.directory) < 1e-5
 
 
 def test_a_run_goes_on_where_a_killed_superlink_left_it(
