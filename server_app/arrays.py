@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.app.message import make_message
 from numpy.typing import NDArray
 
+from task.errors import RoundError
 from task.parameters import Layout
 
 _NPY_HEADER_BYTES = 128
@@ -72,6 +73,17 @@ def decoded(arrays: ArrayRecord) -> ArrayRecord:
     for name, array in arrays.items():
         record[name] = array if isinstance(array, LocalArray) else LocalArray(array.numpy())
     return record
+
+
+def require_finite(server_round: int, arrays: ArrayRecord) -> None:
+    """Raise a `RoundError` unless all global parameters of a round are finite."""
+    for name, array in arrays.items():
+        if not np.isfinite(array.numpy()).all():
+            raise RoundError(
+                f"Round {server_round}: the aggregated parameter {name} is not finite. Expected "
+                "finite numbers: the round is not kept. Continue from the last checkpoint "
+                "(run.resume), with a smaller learning rate of clients or strategy in a new run."
+            )
 
 
 def num_bytes(arrays: ArrayRecord) -> int:

@@ -123,7 +123,9 @@ def _train(
         clipping_norm=config.strategy.clipping_norm,
         reduction=reduction_of(strategy),
         privacy=privacy.central,
-        inbox=Inbox(*required_metrics(config.privacy), UpdateBound(config)),
+        inbox=Inbox(
+            *required_metrics(config.privacy), UpdateBound(config), population.num_questions
+        ),
         connections=connections,
         patience=config.nodes.patience,
     )

@@ -1,10 +1,10 @@
 """What the population grid makes of a runtime's replies."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
@@ -41,6 +41,8 @@ class Inbox:
         train_metrics: what every reply to `train` must have.
         evaluate_metrics: what every reply to `evaluate` must have.
         bound: how large an update may be; None: of any size.
+        num_questions: client id to the number of questions that it disclosed, which it cannot
+            have more examples than; a client that is not there may have any number.
 
     Attributes:
         num_bytes: array bytes of all valid replies so far, as they came over the wire.
@@ -51,11 +53,13 @@ class Inbox:
         train_metrics: Sequence[str] = TRAIN_METRICS,
         evaluate_metrics: Sequence[str] = EVALUATE_METRICS,
         bound: UpdateBound | None = None,
+        num_questions: Mapping[int, int] | None = None,
     ) -> None:
         self.num_bytes = 0
         self._train_metrics = train_metrics
         self._evaluate_metrics = evaluate_metrics
         self._bound = bound
+        self._num_questions = num_questions or {}
         self._clipping_norm = 0.0
         self._server_round = 0
         self._expected: dict[str, _Expected] = {}  # by the runtime's message id
@@ -119,6 +123,8 @@ class Inbox:
         """
         size = sum(map(num_bytes, reply.array_records.values()))
         self._require_size(expected, size)
+        if is_train(expected.message):
+            self._require_few_examples(expected.message, reply)
         accepted = reply
         if not is_train(expected.message):
             accept_metrics(reply, self._evaluate_metrics)
@@ -148,6 +154,21 @@ class Inbox:
             allowed += 2 * self.sent_to(expected.message).num_bytes
         if size > allowed:
             raise ReplyError(f"its arrays have {size:,} bytes, expected at most {allowed:,}")
+
+    def _require_few_examples(self, message: Message, reply: RecordDict) -> None:
+        """Refuse a client that would weigh more than its questions do.
+
+        Raises:
+            ReplyError: it would.
+        """
+        most = self._num_questions.get(message.metadata.dst_node_id, math.inf)
+        metrics = reply.metric_records.get(records.METRICS, MetricRecord())
+        stated = metrics.get(records.NUM_EXAMPLES, 0)
+        if isinstance(stated, int | float) and stated > most:
+            raise ReplyError(
+                f"{records.NUM_EXAMPLES} = {stated}, expected at most {most}: so many questions "
+                "it disclosed"
+            )
 
     def _required(self, message: Message) -> list[str]:
         """Return the metrics that a reply to train needs, the strategy's reports among them."""

@@ -66,6 +66,11 @@ class Population:
         """The role of every group."""
         return {client.group: client.role for client in self.clients}
 
+    @property
+    def num_questions(self) -> dict[int, int]:
+        """The number of questions of every client, by its id."""
+        return {client.id: len(self.question_keys[client.group]) for client in self.clients}
+
 
 def discover_clients(grid: Grid, timeout: float) -> Population:
     """Ask every node of a simulation what it holds, once all nodes are there.

@@ -25,6 +25,7 @@ from tests.server_app.in_process_grid import (
     only,
     silent,
     tiny_config,
+    with_content,
     with_parameter,
 )
 
@@ -56,7 +57,7 @@ class Round:
             Briefings(config, found, self.predictor, "0123456789abcdef"),
             seed=0,
             min_valid_fraction=least,
-            inbox=Inbox(bound=UpdateBound(config)),
+            inbox=Inbox(bound=UpdateBound(config), num_questions=found.num_questions),
             connections=connections,
             patience=patience,
         )
@@ -215,6 +216,26 @@ def test_whoever_trains_otherwise_can_turn_the_bound_off(tmp_path: Path) -> None
     rounds = Round(tmp_path, strategy__bound_updates=False)
     blown_up = with_parameter(lambda values: values + 100)
     rounds.grid.fault = only(blown_up, message_type="train", group=NURSES)
+    assert groups(rounds.train()) == [FARMERS, NURSES, TEACHERS]
+
+
+def test_no_client_weighs_more_than_the_questions_that_it_disclosed(tmp_path: Path) -> None:
+    rounds = Round(tmp_path)
+
+    def weighs(examples: float):
+        def set_examples(content: RecordDict) -> None:
+            content.metric_records[records.METRICS][records.NUM_EXAMPLES] = examples
+
+        return only(with_content(set_examples), message_type="train", group=NURSES)
+
+    rounds.grid.fault = weighs(1e15)
+    exchange = rounds.train()
+    assert groups(exchange) == [FARMERS, TEACHERS]
+    assert exchange.failures == {
+        NURSES: "num-examples = 1000000000000000.0, expected at most 24: so many questions it "
+        "disclosed"
+    }
+    rounds.grid.fault = weighs(24)
     assert groups(rounds.train()) == [FARMERS, NURSES, TEACHERS]
 
 

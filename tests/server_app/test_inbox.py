@@ -102,6 +102,15 @@ def test_a_reduced_reply_needs_no_parameters_and_counts_as_many_bytes_as_were_se
     assert "loss" in inbox.read(reply_to("b", None, loss=np.inf)).error.reason
 
 
+def test_a_reduced_reply_weighs_no_more_than_the_questions_of_its_client() -> None:
+    inbox = Inbox(num_questions={3: 1, 4: 2})
+    inbox.start(0.5, 1)
+    for message_id, client in (("a", 3), ("b", 4)):
+        inbox.expect(message_id, message(client), reduced=True)
+    assert "num-examples = 2, expected at most 1" in inbox.read(reply_to("a", None)).error.reason
+    assert not inbox.read(reply_to("b", None)).has_error()
+
+
 def test_clients_may_have_been_sent_different_parameters() -> None:
     inbox = Inbox()
     inbox.start(1.0, 1)
