@@ -1,25 +1,17 @@
 """What the population grid makes of a runtime's replies."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
 from server_app.arrays import num_bytes
 from server_app.bounds import UpdateBound
-from server_app.metadata import changed
-from server_app.replies import (
-    EVALUATE_METRICS,
-    TRAIN_METRICS,
-    ReplyError,
-    SentParameters,
-    accept_metrics,
-    accept_train,
-    is_train,
-)
+from server_app.metadata import changed, is_train
+from server_app.replies import SentParameters, accept_train
+from server_app.reply_metrics import MetricRules, ReplyError
 from task import records
 
 SPARE_BYTES = 1 << 20
@@ -38,28 +30,17 @@ class Inbox:
     """Turns a node's reply into its client's, and rejects one that must not be aggregated.
 
     Args:
-        train_metrics: what every reply to `train` must have.
-        evaluate_metrics: what every reply to `evaluate` must have.
+        rules: what the metrics of replies must be.
         bound: how large an update may be; None: of any size.
-        num_questions: client id to the number of questions that it disclosed, which it cannot
-            have more examples than; a client that is not there may have any number.
 
     Attributes:
         num_bytes: array bytes of all valid replies so far, as they came over the wire.
     """
 
-    def __init__(
-        self,
-        train_metrics: Sequence[str] = TRAIN_METRICS,
-        evaluate_metrics: Sequence[str] = EVALUATE_METRICS,
-        bound: UpdateBound | None = None,
-        num_questions: Mapping[int, int] | None = None,
-    ) -> None:
+    def __init__(self, rules: MetricRules | None = None, bound: UpdateBound | None = None) -> None:
         self.num_bytes = 0
-        self._train_metrics = train_metrics
-        self._evaluate_metrics = evaluate_metrics
+        self._rules = rules or MetricRules()
         self._bound = bound
-        self._num_questions = num_questions or {}
         self._clipping_norm = 0.0
         self._server_round = 0
         self._expected: dict[str, _Expected] = {}  # by the runtime's message id
@@ -123,23 +104,17 @@ class Inbox:
         """
         size = sum(map(num_bytes, reply.array_records.values()))
         self._require_size(expected, size)
-        if is_train(expected.message):
-            self._require_few_examples(expected.message, reply)
+        self._rules.accept(expected.message, reply, reduced=expected.reduced)
         accepted = reply
-        if not is_train(expected.message):
-            accept_metrics(reply, self._evaluate_metrics)
-        elif expected.reduced:
+        if expected.reduced:
             # The grid has checked the parameters and clipped them: they are as many as were sent.
-            accept_metrics(reply, self._required(expected.message))
             size = self.sent_to(expected.message).num_bytes
-        else:
+        elif is_train(expected.message):
             sent = self.sent_to(expected.message)
             bound = math.inf
             if self._bound:
                 bound = self._bound.norm(self._server_round, sent, expected.message)
-            accepted = accept_train(
-                reply, sent, self._clipping_norm, self._required(expected.message), bound
-            )
+            accepted = accept_train(reply, sent, self._clipping_norm, bound)
         self.num_bytes += size
         return accepted
 
@@ -154,23 +129,3 @@ class Inbox:
             allowed += 2 * self.sent_to(expected.message).num_bytes
         if size > allowed:
             raise ReplyError(f"its arrays have {size:,} bytes, expected at most {allowed:,}")
-
-    def _require_few_examples(self, message: Message, reply: RecordDict) -> None:
-        """Refuse a client that would weigh more than its questions do.
-
-        Raises:
-            ReplyError: it would.
-        """
-        most = self._num_questions.get(message.metadata.dst_node_id, math.inf)
-        metrics = reply.metric_records.get(records.METRICS, MetricRecord())
-        stated = metrics.get(records.NUM_EXAMPLES, 0)
-        if isinstance(stated, int | float) and stated > most:
-            raise ReplyError(
-                f"{records.NUM_EXAMPLES} = {stated}, expected at most {most}: so many questions "
-                "it disclosed"
-            )
-
-    def _required(self, message: Message) -> list[str]:
-        """Return the metrics that a reply to train needs, the strategy's reports among them."""
-        settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
-        return [*self._train_metrics, *settings.get(records.REPORTS, [])]  # type: ignore[misc]

@@ -7,8 +7,8 @@ from flwr.serverapp import Grid
 
 from server_app.arrays import num_bytes
 from server_app.exchange import ReducingGrid
+from server_app.metadata import is_train
 from server_app.nodes.discovery import Client
-from server_app.replies import is_train
 from server_app.sending import accepted_ids, push
 from task import records
 from task.aggregation import Reduction

@@ -21,10 +21,10 @@ from server_app.central_privacy import CentralPrivacy, require_private, settings
 from server_app.collecting import Collector
 from server_app.exchange import Average, Exchange, PrivateAverage, ReducingGrid
 from server_app.inbox import Inbox
+from server_app.metadata import is_train
 from server_app.nodes.connections import Connections
 from server_app.nodes.discovery import Client
 from server_app.outbox import AddedRecords, Outbox
-from server_app.replies import is_train
 from server_app.sampling import CohortSampler
 from task import records
 from task.aggregation import Reduction

@@ -7,7 +7,8 @@ from flwr.server.superlink.linkstate import utils
 from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
 
 from server_app.causes import CAUSES, cause_of
-from server_app.replies import ReplyError, SentParameters, accept_train
+from server_app.replies import SentParameters, accept_train
+from server_app.reply_metrics import ReplyError, accept_metrics
 from task import records
 
 SENT = SentParameters(ArrayRecord({"w": Array(np.zeros(2, np.float32))}))
@@ -18,6 +19,7 @@ def rejected(values: object, metrics: dict, name: str = "w") -> str:
     arrays = ArrayRecord({name: Array(np.asarray(values))})
     reply = RecordDict({records.ARRAYS: arrays, records.METRICS: MetricRecord(metrics)})
     with pytest.raises(ReplyError) as why:
+        accept_metrics(reply, list(METRICS))
         accept_train(reply, SENT)
     return str(why.value)
 

@@ -14,6 +14,7 @@ from server_app.inbox import Inbox
 from server_app.nodes import connections as connecting
 from server_app.nodes.connections import Connections
 from server_app.population import PopulationGrid
+from server_app.reply_metrics import MetricRules
 from task import records
 from task.encoder import saved_settings
 from task.errors import RoundError
@@ -57,7 +58,7 @@ class Round:
             Briefings(config, found, self.predictor, "0123456789abcdef"),
             seed=0,
             min_valid_fraction=least,
-            inbox=Inbox(bound=UpdateBound(config), num_questions=found.num_questions),
+            inbox=Inbox(MetricRules.of(config, found.num_questions), UpdateBound(config)),
             connections=connections,
             patience=patience,
         )
@@ -232,11 +233,27 @@ def test_no_client_weighs_more_than_the_questions_that_it_disclosed(tmp_path: Pa
     exchange = rounds.train()
     assert groups(exchange) == [FARMERS, TEACHERS]
     assert exchange.failures == {
-        NURSES: "num-examples = 1000000000000000.0, expected at most 24: so many questions it "
-        "disclosed"
+        NURSES: "num-examples = 1000000000000000.0, expected a number above 0 and at most 24: so "
+        "many it has questions for"
     }
     rounds.grid.fault = weighs(24)
     assert groups(rounds.train()) == [FARMERS, NURSES, TEACHERS]
+
+
+@pytest.mark.parametrize("value", [[1.0, 2.0], 1e9, 1.0])
+def test_what_only_unit_question_reports_is_refused_elsewhere(tmp_path: Path, value) -> None:
+    """A list would be no number to the monitor, and a number the run's published guarantee."""
+    rounds = Round(tmp_path)
+
+    def reports(content: RecordDict) -> None:
+        content.metric_records[records.METRICS][records.EPSILON] = value
+
+    rounds.grid.fault = only(with_content(reports), message_type="train", group=NURSES)
+    exchange = rounds.train()
+    assert groups(exchange) == [FARMERS, TEACHERS]
+    assert exchange.failures[NURSES] == (
+        f"epsilon = {value}, expected none: this run asks for no epsilon"
+    )
 
 
 def test_a_reply_of_any_size_is_not_decoded(tmp_path: Path) -> None:

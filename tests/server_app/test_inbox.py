@@ -5,6 +5,7 @@ from flwr.app.metadata import Metadata
 from flwr.supercore.task_identity import TaskIdentity
 
 from server_app.inbox import Inbox
+from server_app.reply_metrics import MetricRules
 from task import records
 
 START = np.zeros((3, 4), dtype=np.float32)
@@ -103,11 +104,14 @@ def test_a_reduced_reply_needs_no_parameters_and_counts_as_many_bytes_as_were_se
 
 
 def test_a_reduced_reply_weighs_no_more_than_the_questions_of_its_client() -> None:
-    inbox = Inbox(num_questions={3: 1, 4: 2})
+    inbox = Inbox(MetricRules(num_questions={3: 1, 4: 2}))
     inbox.start(0.5, 1)
     for message_id, client in (("a", 3), ("b", 4)):
         inbox.expect(message_id, message(client), reduced=True)
-    assert "num-examples = 2, expected at most 1" in inbox.read(reply_to("a", None)).error.reason
+    assert (
+        "num-examples = 2, expected a number above 0 and at most 1"
+        in inbox.read(reply_to("a", None)).error.reason
+    )
     assert not inbox.read(reply_to("b", None)).has_error()
 
 
