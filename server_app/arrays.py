@@ -94,6 +94,18 @@ def num_bytes(arrays: ArrayRecord) -> int:
     )
 
 
+def content_bytes(content: RecordDict) -> int:
+    """Return about how many bytes all of a message's records take, names included."""
+    size = sum(
+        num_bytes(arrays) + sum(map(len, arrays)) for arrays in content.array_records.values()
+    )
+    for record in (*content.metric_records.values(), *content.config_records.values()):
+        for key, value in record.items():
+            values = value if isinstance(value, list) else [value]
+            size += len(key) + sum(len(v) if isinstance(v, str | bytes) else 8 for v in values)
+    return size + sum(map(len, content))
+
+
 def in_float32(batch: Iterable[Message]) -> list[Message]:
     """Return messages with float32 for float64, as clients compute in it.
 

@@ -7,7 +7,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
-from server_app.arrays import num_bytes
+from server_app.arrays import content_bytes, num_bytes
 from server_app.bounds import UpdateBound
 from server_app.metadata import changed, is_train
 from server_app.replies import SentParameters, accept_train
@@ -15,7 +15,7 @@ from server_app.reply_metrics import MetricRules, ReplyError
 from task import records
 
 SPARE_BYTES = 1 << 20
-"""What a reply's arrays may have above twice the size of those that were sent."""
+"""What a reply may have above twice the size of those that were sent."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Inbox:
             ReplyError: it must not be aggregated.
         """
         size = sum(map(num_bytes, reply.array_records.values()))
-        self._require_size(expected, size)
+        self._require_size(expected, content_bytes(reply))
         self._rules.accept(expected.message, reply, reduced=expected.reduced)
         accepted = reply
         if expected.reduced:
@@ -128,4 +128,4 @@ class Inbox:
         if is_train(expected.message):
             allowed += 2 * self.sent_to(expected.message).num_bytes
         if size > allowed:
-            raise ReplyError(f"its arrays have {size:,} bytes, expected at most {allowed:,}")
+            raise ReplyError(f"its records have {size:,} bytes, expected at most {allowed:,}")

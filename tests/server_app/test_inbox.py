@@ -1,5 +1,5 @@
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.supercore.task_identity import TaskIdentity
@@ -141,3 +141,15 @@ def test_a_record_that_is_changed_in_place_between_rounds_is_read_again() -> Non
     step[0, 0] = 3
     read = values_of(inbox.read(reply_to("b", START + 10 + step)))
     np.testing.assert_allclose(read, START + 10 + step / 3, atol=1e-6)
+
+
+def test_all_records_of_a_reply_count_for_its_size() -> None:
+    inbox = Inbox()
+    inbox.start(0.0, 1)
+    for message_id in "ab":
+        inbox.expect(message_id, message())
+    settings, metrics = reply_to("a", START), reply_to("b", START)
+    settings.content["more"] = ConfigRecord({"text": "x" * 2_000_000})
+    metrics.content[records.METRICS]["list"] = [1.0] * 300_000
+    assert "its records have 2," in inbox.read(settings).error.reason
+    assert "its records have 2," in inbox.read(metrics).error.reason
