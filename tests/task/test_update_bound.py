@@ -70,7 +70,7 @@ def test_it_grows_with_the_square_root_of_the_parameters() -> None:
 @pytest.mark.parametrize("name", ["bfloat16", "int8"])
 @pytest.mark.parametrize("learning_rate", [3.0e-4, 1.0e-3, 1.239e-3, 0.97e-2])
 def test_rounding_by_compression_is_within_it(name: str, learning_rate: float) -> None:
-    """With one step every parameter moves by the learning rate: the bound has no room of its own."""
+    """With one step all move by the learning rate: the bound has no room of its own."""
     settings = RunConfig.from_flat({"compression.name": name}).compression
     update_P = np.full(1000, learning_rate, dtype=np.float32)
     update_P[::3] *= 0.9
