@@ -89,7 +89,7 @@ def test_without_a_number_one_training_group_is_enough(tmp_path: Path) -> None:
     with pytest.raises(PopulationError, match="no training group is here"):
         Connections(grid, grid.config).gather()
     grid.away.remove(grid.node_of["Northern nurses"])
-    found = Connections(grid, grid.config).gather()
+    found = heard(grid, grid.config).gather()
     assert [client.group for client in found.clients] == ["Northern nurses", HELD_OUT]
 
 
@@ -108,7 +108,7 @@ def test_with_a_registry_all_its_groups_are_waited_for(tmp_path: Path) -> None:
     with pytest.raises(PopulationError, match=f"3 groups are here, missing: {HELD_OUT}"):
         heard(grid, config).gather()
     grid.away = set()
-    assert len(Connections(grid, config).gather().clients) == 4
+    assert len(heard(grid, config).gather().clients) == 4
 
 
 def test_a_node_that_claims_anothers_group_is_refused_by_name(tmp_path: Path, capsys) -> None:
