@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.app.message import make_message
 from numpy.typing import NDArray
 
+from task.errors import RoundError
 from task.parameters import Layout
 
 _NPY_HEADER_BYTES = 128
@@ -78,12 +79,35 @@ def decoded(arrays: ArrayRecord) -> ArrayRecord:
     return record
 
 
+def require_finite(server_round: int, arrays: ArrayRecord) -> None:
+    """Raise a `RoundError` unless all global parameters of a round are finite."""
+    for name, array in arrays.items():
+        if not np.isfinite(array.numpy()).all():
+            raise RoundError(
+                f"Round {server_round}: the aggregated parameter {name} is not finite. Expected "
+                "finite numbers: the round is not kept. Continue from the last checkpoint "
+                "(run.resume), with a smaller learning rate of clients or strategy in a new run."
+            )
+
+
 def num_bytes(arrays: ArrayRecord) -> int:
     """Return how many bytes the arrays take on the wire."""
     return sum(
         array.num_bytes if isinstance(array, LocalArray) else len(array.data)
         for array in arrays.values()
     )
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Return about how many bytes all of a message's records take, names included."""
+    size = sum(
+        num_bytes(arrays) + sum(map(len, arrays)) for arrays in content.array_records.values()
+    )
+    for record in (*content.metric_records.values(), *content.config_records.values()):
+        for key, value in record.items():
+            values = value if isinstance(value, list) else [value]
+            size += len(key) + sum(len(v) if isinstance(v, str | bytes) else 8 for v in values)
+    return size + sum(map(len, content))
 
 
 def in_float32(batch: Iterable[Message]) -> list[Message]:

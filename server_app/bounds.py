@@ -23,7 +23,7 @@ class UpdateBound:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self._train = config.train
+        self._train, self._compression = config.train, config.compression.name
         self._applies = (
             config.strategy.bound_updates
             and config.privacy.unit != "question"
@@ -40,4 +40,5 @@ class UpdateBound:
             self._train,
             sent.layout.size,
             float(sent.vector_P.norm()),
+            self._compression,
         )

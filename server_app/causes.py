@@ -17,8 +17,10 @@ _PATTERNS = {
     # Flower's own texts for codes 3, 4, 5 and 8, and what the population grid says.
     "lost": r"Error: (Node|Message|Reply Message) Unavailable|ClientApp stopped responding"
     r"|the runtime did not accept|its node (is not connected|was restarted)$|error code [3458]$",
-    # "<class 'ValueError'>:<'...'>" from a SuperNode, "ValueError: ..." from the cohort engine.
-    "raised": r"<class '|An exception was raised|\w*(Error|Exception|Interrupt)(:|$)"
+    # "ValueError in app.py:12; ..." from a SuperNode (`client_app.mods.report_errors`),
+    # "ValueError: ..." from a simulation's, "<class 'ValueError'>:<'...'>" where Flower says it.
+    "raised": r"<class '|An exception was raised|\w*(Error|Exception|Interrupt)( in |:|$)"
+    r"|its survey cannot be used; "
     r"|error code [12]$",
     "rejected": r"its |parameter |\S+ = .+(expected |is not finite)",
 }

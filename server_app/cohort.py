@@ -29,8 +29,7 @@ from server_app.cohort_check import require_same_as_client_app
 from server_app.cohort_jobs import Job, Outcome, call_job, error_reply, score_jobs, train_jobs
 from server_app.cohort_workers import CLIENT_APP, NODE_ID, start_workers
 from server_app.federation import run_federation
-from server_app.metadata import changed
-from server_app.replies import is_train
+from server_app.metadata import changed, is_train
 from server_app.run_directory import RunDirectory
 from task import records
 from task.aggregation import Reduction, WeightedSum

@@ -10,7 +10,7 @@ from flwr.app.message import make_message
 from server_app.arrays import layout_of, to_vector
 from server_app.cohort_jobs import call_job, score_jobs, train_jobs
 from server_app.cohort_workers import CLIENT_APP, Workers
-from server_app.replies import is_train
+from server_app.metadata import is_train
 from task import records
 from task.config import RunConfig
 from task.errors import RoundError

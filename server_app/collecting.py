@@ -108,9 +108,9 @@ class Collector:
         self, batch: Sequence[Message], send: Send, take: Take | None, timeout: float | None
     ) -> tuple[dict[int, Message], dict[str, str]]:
         """Send messages once."""
-        started, now = time.monotonic(), time.time()
         failures: dict[str, str] = {}
         reachable = self._reachable(batch, failures)
+        started, now = time.monotonic(), time.time()  # a node that connects before is no lost one
         awaited: dict[str, Message] = {}
         for message, message_id in zip(reachable, send(reachable), strict=True):
             if message_id is None:
@@ -154,12 +154,13 @@ class Collector:
             return batch
         here = self._connections.connected()
         self._see_who_is_free()
+        busy = {self._connections.node_of(client) for client in self._busy}
         reachable = []
         for message in batch:
             client = message.metadata.dst_node_id
             if client not in here:
                 failures[self._name(message)] = "its node is not connected"
-            elif client in self._busy:  # it would wait behind the one that it is at work on
+            elif self._connections.node_of(client) in busy:  # it would wait behind that message
                 failures[self._name(message)] = "it is still at work on an earlier message"
             else:
                 reachable.append(message)

@@ -23,7 +23,7 @@ from server_app.nodes.discovery import Population, discover_clients
 from server_app.open_run import OpenRun, open_run
 from server_app.population import PopulationGrid
 from server_app.privacy import RunPrivacy, require_private_strategy
-from server_app.replies import required_metrics
+from server_app.reply_metrics import MetricRules
 from server_app.run_directory import RunDirectory
 from server_app.sampling import CohortSampler
 from server_app.secure_population import SecurePopulationGrid, make_secure_aggregation
@@ -123,7 +123,7 @@ def _train(
         clipping_norm=config.strategy.clipping_norm,
         reduction=reduction_of(strategy),
         privacy=privacy.central,
-        inbox=Inbox(*required_metrics(config.privacy), UpdateBound(config)),
+        inbox=Inbox(MetricRules.of(config, population.num_questions), UpdateBound(config)),
         connections=connections,
         patience=config.nodes.patience,
     )

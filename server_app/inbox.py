@@ -1,29 +1,21 @@
 """What the population grid makes of a runtime's replies."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
-from server_app.arrays import num_bytes
+from server_app.arrays import content_bytes, num_bytes
 from server_app.bounds import UpdateBound
-from server_app.metadata import changed
-from server_app.replies import (
-    EVALUATE_METRICS,
-    TRAIN_METRICS,
-    ReplyError,
-    SentParameters,
-    accept_metrics,
-    accept_train,
-    is_train,
-)
+from server_app.metadata import changed, is_train
+from server_app.replies import SentParameters, accept_train
+from server_app.reply_metrics import MetricRules, ReplyError
 from task import records
 
 SPARE_BYTES = 1 << 20
-"""What a reply's arrays may have above twice the size of those that were sent."""
+"""What a reply may have above twice the size of those that were sent."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +30,16 @@ class Inbox:
     """Turns a node's reply into its client's, and rejects one that must not be aggregated.
 
     Args:
-        train_metrics: what every reply to `train` must have.
-        evaluate_metrics: what every reply to `evaluate` must have.
+        rules: what the metrics of replies must be.
         bound: how large an update may be; None: of any size.
 
     Attributes:
         num_bytes: array bytes of all valid replies so far, as they came over the wire.
     """
 
-    def __init__(
-        self,
-        train_metrics: Sequence[str] = TRAIN_METRICS,
-        evaluate_metrics: Sequence[str] = EVALUATE_METRICS,
-        bound: UpdateBound | None = None,
-    ) -> None:
+    def __init__(self, rules: MetricRules | None = None, bound: UpdateBound | None = None) -> None:
         self.num_bytes = 0
-        self._train_metrics = train_metrics
-        self._evaluate_metrics = evaluate_metrics
+        self._rules = rules or MetricRules()
         self._bound = bound
         self._clipping_norm = 0.0
         self._server_round = 0
@@ -118,22 +103,18 @@ class Inbox:
             ReplyError: it must not be aggregated.
         """
         size = sum(map(num_bytes, reply.array_records.values()))
-        self._require_size(expected, size)
+        self._require_size(expected, content_bytes(reply))
+        self._rules.accept(expected.message, reply, reduced=expected.reduced)
         accepted = reply
-        if not is_train(expected.message):
-            accept_metrics(reply, self._evaluate_metrics)
-        elif expected.reduced:
+        if expected.reduced:
             # The grid has checked the parameters and clipped them: they are as many as were sent.
-            accept_metrics(reply, self._required(expected.message))
             size = self.sent_to(expected.message).num_bytes
-        else:
+        elif is_train(expected.message):
             sent = self.sent_to(expected.message)
             bound = math.inf
             if self._bound:
                 bound = self._bound.norm(self._server_round, sent, expected.message)
-            accepted = accept_train(
-                reply, sent, self._clipping_norm, self._required(expected.message), bound
-            )
+            accepted = accept_train(reply, sent, self._clipping_norm, bound)
         self.num_bytes += size
         return accepted
 
@@ -147,9 +128,4 @@ class Inbox:
         if is_train(expected.message):
             allowed += 2 * self.sent_to(expected.message).num_bytes
         if size > allowed:
-            raise ReplyError(f"its arrays have {size:,} bytes, expected at most {allowed:,}")
-
-    def _required(self, message: Message) -> list[str]:
-        """Return the metrics that a reply to train needs, the strategy's reports among them."""
-        settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
-        return [*self._train_metrics, *settings.get(records.REPORTS, [])]  # type: ignore[misc]
+            raise ReplyError(f"its records have {size:,} bytes, expected at most {allowed:,}")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flwr.app import Message, Metadata
+from flwr.app import Message, MessageType, Metadata
 
 _FIELDS = (
     "run_id",
@@ -32,3 +32,8 @@ def reply_metadata(message: Message) -> Metadata:
         dst_node_id=sent.src_node_id,
         reply_to_message_id=sent.message_id,
     )
+
+
+def is_train(message: Message) -> bool:
+    """Return whether a message asks to train, or replies to that."""
+    return message.metadata.message_type.split(".")[0] == MessageType.TRAIN

@@ -8,15 +8,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp.strategy import Strategy
 
 from server_app.announcing import announce
+from server_app.arrays import require_finite
 from server_app.checkpointing.progress import Progress
 from server_app.exchange import Exchange
-from server_app.fairness import (
-    ROLE_KEYS,
-    Scores,
-    group_table,
-    indices,
-    summarise,
-)
+from server_app.fairness import ROLE_KEYS, Scores, group_table, indices, summarise
 from server_app.noisy_scores import charge_scores, noisy_means, reported_epsilons
 from server_app.population import PopulationGrid
 from server_app.privacy import RunPrivacy
@@ -82,7 +77,13 @@ class RoundMonitor:
         self._started = time.monotonic()
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        """Observe the global parameters after a round."""
+        """Observe the global parameters after a round.
+
+        Raises:
+            RoundError: they are not finite; what was saved before stays.
+            BudgetError: the next round cannot be paid for.
+        """
+        require_finite(server_round, arrays)
         self._predictor.set_parameters(arrays.to_torch_state_dict())
         self._observed = server_round, arrays
         train = self._population.last_train

@@ -1,5 +1,6 @@
 """What the population grid makes of a strategy's messages: messages to nodes."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -7,8 +8,8 @@ from flwr.serverapp import Grid
 
 from server_app.arrays import num_bytes
 from server_app.exchange import ReducingGrid
+from server_app.metadata import is_train
 from server_app.nodes.discovery import Client
-from server_app.replies import is_train
 from server_app.sending import accepted_ids, push
 from task import records
 from task.aggregation import Reduction
@@ -50,6 +51,7 @@ class Outbox:
         server_round: int,
         clipping_norm: float,
         reduction: Reduction | None,
+        ttl: float = math.inf,
     ) -> list[str | None]:
         """Send messages; return their ids, None for one that the runtime does not accept.
 
@@ -58,15 +60,21 @@ class Outbox:
             server_round: the federated round.
             clipping_norm: told to clients that train.
             reduction: given, the grid below is to add up what comes back.
+            ttl: seconds after which nobody needs to be given the messages any more.
         """
         sizes: dict[int, int] = {}  # of records by identity: most clients are sent the same
-        addressed = [self._address(each, server_round, clipping_norm, sizes) for each in batch]
+        addressed = [self._address(each, server_round, clipping_norm, sizes, ttl) for each in batch]
         if reduction and isinstance(self._grid, ReducingGrid):
             return accepted_ids(addressed, list(self._grid.push_reduced(addressed, reduction)))
         return push(self._grid, addressed)
 
     def _address(
-        self, message: Message, server_round: int, clipping_norm: float, sizes: dict[int, int]
+        self,
+        message: Message,
+        server_round: int,
+        clipping_norm: float,
+        sizes: dict[int, int],
+        ttl: float,
     ) -> Message:
         """Turn a strategy's message to a client into one to its node."""
         client = self._clients[message.metadata.dst_node_id]
@@ -87,6 +95,6 @@ class Outbox:
             content,
             self._node_of(client.id),
             message_type,
-            ttl=message.metadata.ttl,
+            ttl=min(message.metadata.ttl, ttl),
             group_id=str(server_round),
         )

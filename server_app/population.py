@@ -21,16 +21,22 @@ from server_app.central_privacy import CentralPrivacy, require_private, settings
 from server_app.collecting import Collector
 from server_app.exchange import Average, Exchange, PrivateAverage, ReducingGrid
 from server_app.inbox import Inbox
+from server_app.metadata import is_train
 from server_app.nodes.connections import Connections
 from server_app.nodes.discovery import Client
 from server_app.outbox import AddedRecords, Outbox
-from server_app.replies import is_train
 from server_app.sampling import CohortSampler
 from task import records
 from task.aggregation import Reduction
 from task.errors import RoundError
 from task.ledger import UPDATE, digest_of
 from task.seeding import derive_seed
+
+TTL_SHARE = 2.0
+"""How long a node's message lives, as a share of the time that its reply is waited for.
+
+Not 1: a late reply, which a node has ended by then (`limit_time`), shows that the node is free.
+"""
 
 
 class PopulationGrid(Grid):
@@ -85,6 +91,7 @@ class PopulationGrid(Grid):
         self._reduction = reduction
         self._privacy = privacy
         self._inbox = inbox or Inbox()
+        self._have_connections = connections is not None
         self._collector = Collector(grid, self.clients, self._inbox, connections, patience)
 
     # -- Grid, as strategies use it ---------------------------------------------------------------
@@ -190,7 +197,11 @@ class PopulationGrid(Grid):
         least = self._min_valid_fraction if trains else 0.0
         received, exchange.failures = self._collector.collect(
             batch,
-            partial(self._push, reduction=average.reduction if average and reduced else None),
+            partial(
+                self._push,
+                reduction=average.reduction if average and reduced else None,
+                ttl=TTL_SHARE * timeout if timeout and self._have_connections else math.inf,
+            ),
             average.take if average and not reduced else None,
             timeout,
             needed=max(1, math.ceil(least * len(batch))),
@@ -258,13 +269,16 @@ class PopulationGrid(Grid):
         return self.server_round + 1
 
     def _push(
-        self, batch: Sequence[Message], reduction: Reduction | None = None
+        self,
+        batch: Sequence[Message],
+        reduction: Reduction | None = None,
+        ttl: float = math.inf,
     ) -> list[str | None]:
         """Send messages to their clients' nodes; return None for one that is not accepted."""
         if any(is_train(message) for message in batch):
             self.server_round = self._round_of(batch)
         self._inbox.start(self.clipping_norm, self.server_round)
-        accepted = self._outbox.push(batch, self.server_round, self.clipping_norm, reduction)
+        accepted = self._outbox.push(batch, self.server_round, self.clipping_norm, reduction, ttl)
         for message, message_id in zip(batch, accepted, strict=True):
             if message_id:
                 self._inbox.expect(message_id, message, reduced=reduction is not None)

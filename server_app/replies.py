@@ -6,36 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from server_app.arrays import layout_of, num_bytes, to_arrays, to_vector
 from server_app.fairness import number
 from server_app.nodes.discovery import Client
+from server_app.reply_metrics import ReplyError
 from task import records
 from task.aggregation import clip_update
 from task.compression import decompress
 from task.errors import RoundError
-from task.metrics import NUM_BINS, GroupScores, Mean
+from task.metrics import GroupScores, Mean
 from task.parameters import Layout
-from task.privacy_config import PrivacyConfig
-
-TRAIN_METRICS = (records.NUM_EXAMPLES, records.LOSS)
-_SCORES = (records.SCORES_ALL, records.SCORES_SEEN, records.SCORES_NEW, records.TOP_OPTION)
-EVALUATE_METRICS = (*_SCORES, records.CALIBRATION)
-_PAIRS = (*_SCORES, records.SCORE_BEFORE, records.PERSONAL_SCORE)
-_NEVER_EMPTY = (records.SCORES_ALL, records.SCORE_BEFORE, records.PERSONAL_SCORE)
-
-
-def required_metrics(privacy: PrivacyConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the metrics that a client must send after training, and after evaluating."""
-    if privacy.unit != "question" or privacy.metrics == "full":
-        return TRAIN_METRICS, EVALUATE_METRICS
-    return (records.NUM_EXAMPLES,), (records.NUM_EXAMPLES, records.NOISY_SCORE)
-
-
-class ReplyError(Exception):
-    """Why a reply must not be aggregated."""
 
 
 class SentParameters:
@@ -55,32 +38,26 @@ class SentParameters:
         self.num_bytes: int = num_bytes(arrays)
 
 
-def is_train(message: Message) -> bool:
-    """Return whether a message asks to train, or replies to that."""
-    return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
-
-
 def accept_train(
     reply: RecordDict,
     sent: SentParameters,
     clipping_norm: float = 0.0,
-    required: Iterable[str] = TRAIN_METRICS,
     bound: float = math.inf,
 ) -> RecordDict:
     """Return a reply to `train` as strategies see it: decompressed, its update clipped.
+
+    Its metrics are as `MetricRules` wants them.
 
     Args:
         reply: what the client sent back.
         sent: what it was sent, with the parameters whose names and shapes must come back.
         clipping_norm: L2 norm to clip its update to; 0: no clipping. The metrics then say whether
             it was within.
-        required: metrics that must be there, those that the strategy asked for among them.
         bound: L2 norm that no honest client's update exceeds.
 
     Raises:
         ReplyError: it must not be aggregated.
     """
-    accept_metrics(reply, required)
     compressed = set(reply.array_records) == {records.UPDATE}
     if compressed:
         values_P = sent.vector_P + _decompressed(reply.array_records[records.UPDATE], sent)
@@ -108,30 +85,6 @@ def accept_train(
     return RecordDict({records.ARRAYS: arrays, records.METRICS: metrics})
 
 
-def accept_metrics(reply: RecordDict, required: Iterable[str]) -> None:
-    """Check the metrics of a reply to `train` or `evaluate`.
-
-    Raises:
-        ReplyError: it must not be aggregated.
-    """
-    required = list(required)
-    if set(reply.metric_records) != {records.METRICS}:
-        raise ReplyError(
-            f"its metrics are in {sorted(reply.metric_records)}, expected {records.METRICS!r}"
-        )
-    metrics = reply.metric_records[records.METRICS]
-    for key in required:
-        if key not in metrics:
-            raise ReplyError(f"its metrics lack {key!r}")
-    for key, value in metrics.items():
-        if not np.isfinite(value).all():
-            raise ReplyError(f"{key} = {value} is not finite")
-    optional = {records.PERSONAL_SCORE} & set(metrics)
-    for key in (*required, *sorted(optional)):
-        if expected := _expected(key, metrics[key]):
-            raise ReplyError(f"{key} = {metrics[key]}, expected {expected}")
-
-
 def mean_metrics(replies: Iterable[MetricRecord], weights: Iterable[float]) -> MetricRecord:
     """Return metrics' weighted means, and the sum of their numbers of examples.
 
@@ -152,25 +105,6 @@ def mean_metrics(replies: Iterable[MetricRecord], weights: Iterable[float]) -> M
             raise RoundError(f"Clients sent metric {key!r} with different numbers of values.")
         means[key] = np.average(np.array(each, dtype=float), axis=0, weights=of_key[key]).tolist()
     return MetricRecord({**means, records.NUM_EXAMPLES: examples})
-
-
-def _expected(key: str, value: float | list[int] | list[float]) -> str | None:
-    """Return what a metric was expected to be, if it is not."""
-    if key == records.CALIBRATION:
-        if not isinstance(value, list) or len(value) != 3 * NUM_BINS or min(value) < 0:
-            return f"{3 * NUM_BINS} sums >= 0"
-    elif key == records.LOSS_BEFORE:
-        if not isinstance(value, list) or len(value) != 2 or value[1] <= 0:
-            return "[sum, weight] of losses, the weight above 0"
-    elif key in _PAIRS:
-        is_pair = isinstance(value, list) and len(value) == 2 and 0 <= value[0] <= value[1]
-        if not is_pair or (value == [0, 0] and key in _NEVER_EMPTY):
-            return "[sum, weight] of scores between 0 and 1"
-    elif isinstance(value, list):
-        return "one number"
-    elif key == records.NUM_EXAMPLES and value <= 0:
-        return "a number above 0"
-    return None
 
 
 def _decompressed(update: ArrayRecord, sent: SentParameters) -> torch.Tensor:

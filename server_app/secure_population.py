@@ -11,10 +11,9 @@ from server_app.arrays import in_float32, to_arrays
 from server_app.central_privacy import require_private, settings_of
 from server_app.collecting import MAX_POLL_SECONDS, POLL_SECONDS, POLL_SHARE
 from server_app.exchange import Exchange
-from server_app.metadata import changed, reply_metadata
+from server_app.metadata import changed, is_train, reply_metadata
 from server_app.nodes.discovery import Client, Population
 from server_app.population import PopulationGrid
-from server_app.replies import is_train
 from server_app.secure_aggregation import SecureAggregation, SecureSum
 from task import records
 from task.aggregation import Reduction

@@ -37,7 +37,8 @@ from flwr.server.workflow.secure_aggregation.secaggplus_workflow import (
 from flwr.serverapp import Grid
 
 from server_app.arrays import num_bytes
-from server_app.replies import ReplyError
+from server_app.reply_metrics import ReplyError
+from server_app.sending import reason_of
 from task import records
 from task.seeding import derive_seed
 
@@ -131,7 +132,7 @@ class Wire:
             ReplyError: it is an error, or not an answer of the protocol.
         """
         if reply.has_error():
-            raise ReplyError((reply.error.reason or f"error code {reply.error.code}").strip())
+            raise ReplyError(reason_of(reply.error))
         request = asked.content.config_records[RECORD_KEY_CONFIGS]
         stage = cast(str, request[Key.STAGE])
         answer = reply.content.config_records.get(RECORD_KEY_CONFIGS, ConfigRecord())

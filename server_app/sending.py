@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
+MAX_REASON = 500
+"""Characters that are kept of a reason, which may be a stranger's text."""
+
 
 def push(grid: Grid, messages: Sequence[Message]) -> list[str | None]:
     """Send messages; return one id each, None for one that the runtime does not accept."""
@@ -23,4 +26,11 @@ def accepted_ids(messages: Sequence[Message], returned: Sequence[str | None]) ->
 
 def reason_of(error: Error) -> str:
     """Return why a message was not answered, in words."""
-    return (error.reason or f"error code {error.code}").strip()
+    return one_line(error.reason) or f"error code {error.code}"
+
+
+def one_line(text: str) -> str:
+    """Return a stranger's text as part of a line of a log: printable, and not too long."""
+    shown = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_REASON])
+    shown = " ".join(shown.split())
+    return shown if len(text) <= MAX_REASON else f"{shown[: MAX_REASON - 4]} ..."

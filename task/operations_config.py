@@ -32,9 +32,9 @@ class NodesConfig:
     )
     min_available: int = setting(
         0,
-        "Clients that must be connected before the first round, and again after a round that "
-        "failed. 0: all groups of `nodes.registry`; without one, a training group and whoever else "
-        "is there.",
+        "Groups that must be connected before the first round; nodes that are being asked what "
+        "they hold are then given half a minute, and whoever comes later takes no part. 0: all "
+        "groups of `nodes.registry`; without one, a training group and whoever else is there.",
     )
     patience: float = setting(
         600.0,

@@ -1,7 +1,7 @@
 """Nodes on machines of their own: which there are, whom they serve, and whether they are there."""
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from flwr.serverapp import Grid
@@ -9,12 +9,12 @@ from flwr.serverapp import Grid
 from server_app.announcing import announce
 from server_app.nodes.disclosure import Disclosure
 from server_app.nodes.discovery import (
-    Client,
     Population,
     ask_to_describe,
     assemble,
     take_described,
 )
+from server_app.nodes.fitting import misfits, what_changed
 from server_app.nodes.registry import Registry
 from task.config import RunConfig
 from task.errors import PopulationError
@@ -25,6 +25,15 @@ ASK_AGAIN_SECONDS = 60.0
 
 DESCRIBE_SECONDS = 300.0
 """How long a node may take to say what it holds: the first time it computes features."""
+
+DESCRIBE_BYTES = 64 << 20
+"""Largest description of a node."""
+
+GRACE_SECONDS = 30.0
+"""How long nodes that were asked what they hold are waited for when there are enough others."""
+
+RETURN_SECONDS = 10.0
+"""How long a node that has come back is waited for until it says again what it holds."""
 
 
 class Connections:
@@ -43,13 +52,23 @@ class Connections:
         self._grid = grid
         self._nodes = config.nodes
         self._registry = Registry.read(config.nodes.registry)
+        self._discloses_answers = config.predictor.population_weight > 0
         self._found: dict[int, Disclosure] = {}
         self._refused: dict[int, tuple[str, float]] = {}  # reason, and when
         self._asked: dict[str, int] = {}  # messages that ask nodes what they hold
         self._asked_at: dict[int, float] = {}
+        self._activated: dict[int, str] = {}  # when a node had connected that was asked
         self._node_of: dict[int, int] = {}
-        self._clients: dict[int, Client] = {}
-        self._keys: Mapping[str, object] = {}
+        self._population: Population | None = None  # since the run began
+        if self._registry is None:
+            announce(
+                "no-registry",
+                "WARNING: nodes.registry is empty: every node is believed whatever group it says "
+                "it holds, and a new one takes over the group of one that is away. Expected a "
+                "registry of the parties wherever they do not all trust each other "
+                "(`pluralllm deploy` writes one).",
+                level="warning",
+            )
 
     def gather(self, groups: Collection[str] = ()) -> Population:
         """Wait for the run's nodes, and return what they disclose.
@@ -65,10 +84,12 @@ class Connections:
         next_notice = time.monotonic() + NOTICE_SECONDS
         while True:
             online = self._meet()
-            here = {node_id: self._found[node_id] for node_id in sorted(online & set(self._found))}
+            here = self._fitting(online)
             lacks = self._lacks(here, set(groups))
-            if not lacks:
+            late = time.monotonic() <= deadline and self._are_late(GRACE_SECONDS)
+            if not lacks and not late:
                 return assemble(here)
+            lacks = lacks or f"{len(self._asked)} were asked what they hold, and are given a moment"
             if time.monotonic() > deadline:
                 raise PopulationError(
                     f"Waited {self._nodes.patience:.0f} s (nodes.patience) for nodes: {lacks}."
@@ -82,19 +103,25 @@ class Connections:
 
     def bind(self, population: Population) -> None:
         """Remember where the run's clients are, under the ids that they have in it."""
-        self._clients = {client.id: client for client in population.clients}
+        self._population = population
         self._node_of = {client.id: client.node_id for client in population.clients}
-        self._keys = {group: keys.tobytes() for group, keys in population.question_keys.items()}
 
     def node_of(self, client_id: int) -> int:
         """Return the id of the node on which a client is."""
         return self._node_of[client_id]
 
     def connected(self) -> set[int]:
-        """Return the ids of the clients whose node is there, those of returned nodes among them."""
+        """Return the ids of the clients whose node is there, those of returned nodes among them.
+
+        One that has connected anew is there once it has said again that it holds what it did.
+        """
         online = self._meet()
+        while self._are_late(RETURN_SECONDS, set(self._node_of.values())):
+            time.sleep(LOOK_SECONDS)
+            online = self._meet()
         self._rebind(online)
-        return {client for client, node in self._node_of.items() if node in online}
+        here = (online & set(self._found)) - set(self._asked.values())
+        return {client for client, node in self._node_of.items() if node in here}
 
     def restarted(self, sent: Mapping[int, float]) -> set[int]:
         """Return which clients' nodes have connected anew since they were sent a message.
@@ -125,7 +152,7 @@ class Connections:
         """
         online = set(self._grid.get_node_ids())
         self._ask(online)
-        described_by = take_described(self._grid, self._asked)
+        described_by = take_described(self._grid, self._asked, DESCRIBE_BYTES)
         for node_id in set(self._asked.values()):
             if time.monotonic() - self._asked_at[node_id] > DESCRIBE_SECONDS:
                 described_by[node_id] = f"no answer within {DESCRIBE_SECONDS:.0f} s"
@@ -134,27 +161,66 @@ class Connections:
             if isinstance(described, str):
                 self._refuse(node_id, f"cannot say what it holds: {described}")
                 continue
-            groups = [each.group for each in described.holdings]
-            if self._registry and (objection := self._registry.objection(node_id, groups)):
+            if objection := self._objection(node_id, described):
                 self._refuse(node_id, f"is refused: {objection}")
                 continue
             self._refused.pop(node_id, None)
-            self._found[node_id] = described
-            name = self._name(node_id)
-            fields = {"node": name, "groups": groups}
-            announce("node-here", f"{name} is here with {', '.join(groups)}", fields)
+            known, self._found[node_id] = node_id in self._found, described
+            if not known:
+                self._say_here(node_id, described)
         return online
+
+    def _objection(self, node_id: int, node: Disclosure) -> str:
+        """Return why a node must not take part; empty: it may."""
+        roles = {each.group: each.role for each in node.holdings}
+        if self._registry and (objection := self._registry.objection(node_id, roles)):
+            return objection
+        run = self._population
+        if run is None:
+            return ""
+        mine = [client for client in run.clients if self._node_of[client.id] == node_id]
+        return what_changed(node, mine, run.question_keys, run.fingerprint) if mine else ""
+
+    def _say_here(self, node_id: int, node: Disclosure) -> None:
+        name = self._name(node_id)
+        groups = [f"{each.group} ({len(each.question_keys)} questions)" for each in node.holdings]
+        text = f"{name} is here with {', '.join(groups) or 'no group'}"
+        if self._population and not {each.group for each in node.holdings} & set(
+            self._population.roles
+        ):
+            text += ": it takes no part, because the run has begun without it"
+        fields = {"node": name, "groups": [each.group for each in node.holdings]}
+        announce("node-here", text, fields)
+
+    def _fitting(self, online: set[int]) -> dict[int, Disclosure]:
+        """Return the nodes that can begin a run together, by id; refuse the others by name."""
+        there = {node_id: node for node_id, node in self._found.items() if node_id in online}
+        for node_id, why in misfits(there, discloses_answers=self._discloses_answers).items():
+            self._refuse(node_id, f"is refused: {why}")
+            del there[node_id]
+        return dict(sorted(there.items()))
+
+    def _are_late(self, seconds: float, nodes: Collection[int] | None = None) -> bool:
+        """Return whether nodes (None: any) have yet to answer, and were asked not long ago."""
+        now = time.monotonic()
+        return any(
+            now - self._asked_at[node] < seconds
+            for node in self._asked.values()
+            if nodes is None or node in nodes
+        )
 
     def _ask(self, online: set[int]) -> None:
         now = time.monotonic()
         tried = {i for i, (_, when) in self._refused.items() if now - when < ASK_AGAIN_SECONDS}
-        asked = ask_to_describe(
-            self._grid, online - set(self._found) - set(self._asked.values()) - tried
-        )
+        activated = {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+        same = {i for i in self._found if activated.get(i, "") == self._activated.get(i, "")}
+        asked = ask_to_describe(self._grid, online - same - set(self._asked.values()) - tried)
+        self._activated |= {node: activated.get(node, "") for node in asked.values()}
         self._asked |= asked
         self._asked_at |= dict.fromkeys(asked.values(), now)
 
     def _refuse(self, node_id: int, reason: str) -> None:
+        self._found.pop(node_id, None)
         known = self._refused.get(node_id, ("", 0.0))[0]
         self._refused[node_id] = reason, time.monotonic()
         if reason != known:
@@ -184,21 +250,21 @@ class Connections:
 
     def _rebind(self, online: set[int]) -> None:
         """Let nodes with a new id take over the clients of nodes that are gone."""
+        run = self._population
         bound = set(self._node_of.values())
-        for node_id in sorted(online - bound):
-            node = self._found.get(node_id)
-            if node is None:
-                continue
-            for each in node.holdings:
-                for client in self._of_group(each.group):
-                    same = each.question_keys.tobytes() == self._keys[each.group]
-                    if self._node_of[client.id] not in online and same and each.role == client.role:
-                        self._node_of[client.id] = node_id
-                        text = f"{client.name} is back, on node {node_id}"
-                        announce("client-back", text, {"client": client.name, "node": str(node_id)})
-
-    def _of_group(self, group: str) -> Iterable[Client]:
-        return (client for client in self._clients.values() if client.group == group)
+        for node_id in sorted((online & set(self._found)) - bound):
+            node = self._found[node_id]
+            held = {each.group for each in node.holdings}
+            for client in run.clients if run else ():
+                gone = client.group in held and self._node_of[client.id] not in online
+                if not run or not gone:
+                    continue
+                if why := what_changed(node, [client], run.question_keys, run.fingerprint):
+                    self._refuse(node_id, f"is refused: {why}")
+                    break
+                self._node_of[client.id] = node_id
+                text = f"{client.name} is back, on node {node_id}"
+                announce("client-back", text, {"client": client.name, "node": str(node_id)})
 
     def _name(self, node_id: int) -> str:
         return self._registry.name(node_id) if self._registry else f"Node {node_id}"

@@ -1,5 +1,6 @@
 """Finding out which clients there are: one `describe` query to every node."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -13,8 +14,9 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server_app.announcing import announce
+from server_app.arrays import content_bytes
 from server_app.nodes.disclosure import Disclosure
-from server_app.sending import push, reason_of
+from server_app.sending import one_line, push, reason_of
 from task import records
 from task.errors import EncoderError, PopulationError
 from task.features import FeatureSums
@@ -65,6 +67,11 @@ class Population:
     def roles(self) -> dict[str, Role]:
         """The role of every group."""
         return {client.group: client.role for client in self.clients}
+
+    @property
+    def num_questions(self) -> dict[int, int]:
+        """The number of questions of every client, by its id."""
+        return {client.id: len(self.question_keys[client.group]) for client in self.clients}
 
 
 def discover_clients(grid: Grid, timeout: float) -> Population:
@@ -127,8 +134,16 @@ def ask_to_describe(grid: Grid, node_ids: Collection[int]) -> dict[str, int]:
     return {i: message.metadata.dst_node_id for i, message in pushed if i}
 
 
-def take_described(grid: Grid, asked: dict[str, int]) -> dict[int, Disclosure | str]:
-    """Return what has come in from nodes, or why it cannot be told, and take them from `asked`."""
+def take_described(
+    grid: Grid, asked: dict[str, int], most_bytes: float = math.inf
+) -> dict[int, Disclosure | str]:
+    """Return what has come in from nodes, or why it cannot be told, and take them from `asked`.
+
+    Args:
+        grid: the runtime's grid.
+        asked: message id to node id.
+        most_bytes: more than that is not read.
+    """
     described: dict[int, Disclosure | str] = {}
     for reply in grid.pull_messages(list(asked)) if asked else []:
         # An error in a lost node's stead names no node.
@@ -138,10 +153,13 @@ def take_described(grid: Grid, asked: dict[str, int]) -> dict[int, Disclosure | 
         if reply.has_error():
             described[node_id] = reason_of(reply.error)
             continue
+        if (size := content_bytes(reply.content)) > most_bytes:
+            described[node_id] = f"it says {size:,} bytes, expected at most {most_bytes:,.0f}"
+            continue
         try:
             described[node_id] = Disclosure.read(reply.content)
         except PopulationError as malformed:
-            described[node_id] = str(malformed)
+            described[node_id] = one_line(str(malformed))
     return described
 
 

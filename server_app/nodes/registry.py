@@ -1,12 +1,13 @@
 """Which node may serve which group: the coordinator's word against a node's."""
 
 import tomllib
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from task.errors import ConfigError
+from task.roles import Role
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,12 @@ class Party:
     Attributes:
         name: as the coordinator calls it.
         groups: what its node may serve.
+        role: of all of them; None: whatever the node says.
     """
 
     name: str
     groups: frozenset[str]
+    role: Role | None = None
 
 
 class Registry:
@@ -39,7 +42,8 @@ class Registry:
     def read(cls, file: str) -> "Registry | None":
         """Read `nodes.registry`; None where it is empty, and nodes are believed.
 
-        A TOML file with a table `[nodes.<party>]` for each node: `node-id` (a text) and `groups`.
+        A TOML file with a table `[nodes.<party>]` for each node: `node-id` (a text), `groups`, and
+        `role` (`train` or `held-out`; without it the node's word counts).
 
         Raises:
             ConfigError: the file is missing or malformed.
@@ -70,14 +74,17 @@ class Registry:
         party = self._parties.get(node_id)
         return f"{party.name} (node {node_id})" if party else f"Node {node_id}"
 
-    def objection(self, node_id: int, groups: Collection[str]) -> str:
-        """Return why a node must not serve these groups; empty: it may."""
+    def objection(self, node_id: int, roles: Mapping[str, Role]) -> str:
+        """Return why a node must not serve these groups in these roles; empty: it may."""
         party = self._parties.get(node_id)
         if party is None:
             return "it is not in nodes.registry"
-        if foreign := sorted(set(groups) - party.groups):
+        if foreign := sorted(set(roles) - party.groups):
             allowed = ", ".join(sorted(party.groups)) or "none"
             return f"it claims the group {foreign[0]!r}, and may serve: {allowed}"
+        other = sorted(group for group, role in roles.items() if role != party.role)
+        if party.role and other:
+            return f"{other[0]!r} has the role {roles[other[0]]!r}, and may be: {party.role}"
         return ""
 
 
@@ -85,4 +92,7 @@ def _party(name: str, entry: dict[str, Any]) -> Party:
     groups = entry["groups"]
     if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
         raise TypeError(f"groups of {name} = {groups!r}")
-    return Party(name, frozenset(groups))
+    role = entry.get("role")
+    if role not in (None, "train", "held-out"):
+        raise ValueError(f"role of {name} = {role!r}: expected 'train' or 'held-out'")
+    return Party(name, frozenset(groups), role)

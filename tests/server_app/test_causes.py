@@ -6,8 +6,10 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.server.superlink.linkstate import utils
 from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
 
+from client_app.mods import IN_ITS_LOG
 from server_app.causes import CAUSES, cause_of
-from server_app.replies import ReplyError, SentParameters, accept_train
+from server_app.replies import SentParameters, accept_train
+from server_app.reply_metrics import ReplyError, accept_metrics
 from task import records
 
 SENT = SentParameters(ArrayRecord({"w": Array(np.zeros(2, np.float32))}))
@@ -18,6 +20,7 @@ def rejected(values: object, metrics: dict, name: str = "w") -> str:
     arrays = ArrayRecord({name: Array(np.asarray(values))})
     reply = RecordDict({records.ARRAYS: arrays, records.METRICS: MetricRecord(metrics)})
     with pytest.raises(ReplyError) as why:
+        accept_metrics(reply, list(METRICS))
         accept_train(reply, SENT)
     return str(why.value)
 
@@ -49,12 +52,14 @@ def test_replies_that_are_not_accepted_are_rejected(reason: str) -> None:
         ("its node is not connected", "lost"),
         ("its node was restarted", "lost"),
         ("it is still at work on an earlier message", "timeout"),
-        ("its arrays have 9,000 bytes, expected at most 4,000", "rejected"),
+        ("its records have 9,000 bytes, expected at most 4,000", "rejected"),
         ("error code 5", "lost"),
         ("no reply within 30 s", "timeout"),
         ("no reply in time", "timeout"),
         ("<class 'task.errors.BudgetError'>:<'its budget is spent: expected less'>", "raised"),
         ("KeyError: 'Nobody'", "raised"),
+        (f"RuntimeError in app.py:12; {IN_ITS_LOG}", "raised"),
+        (f"its survey cannot be used; {IN_ITS_LOG}", "raised"),
         ("MemoryError", "raised"),
         ("An exception was raised when attempting to load `ClientApp`", "raised"),
         ("error code 2", "raised"),

@@ -14,6 +14,7 @@ from server_app.inbox import Inbox
 from server_app.nodes import connections as connecting
 from server_app.nodes.connections import Connections
 from server_app.population import PopulationGrid
+from server_app.reply_metrics import MetricRules
 from task import records
 from task.encoder import saved_settings
 from task.errors import RoundError
@@ -25,6 +26,7 @@ from tests.server_app.in_process_grid import (
     only,
     silent,
     tiny_config,
+    with_content,
     with_parameter,
 )
 
@@ -34,6 +36,8 @@ FARMERS, NURSES, TEACHERS = "Northern farmers", "Northern nurses", "Northern tea
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(connecting, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(connecting, "RETURN_SECONDS", 0.1)
     monkeypatch.setattr(collecting, "FIRST_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(collecting, "MAX_PAUSE_SECONDS", 0.02)
 
@@ -56,7 +60,7 @@ class Round:
             Briefings(config, found, self.predictor, "0123456789abcdef"),
             seed=0,
             min_valid_fraction=least,
-            inbox=Inbox(bound=UpdateBound(config)),
+            inbox=Inbox(MetricRules.of(config, found.num_questions), UpdateBound(config)),
             connections=connections,
             patience=patience,
         )
@@ -218,8 +222,86 @@ def test_whoever_trains_otherwise_can_turn_the_bound_off(tmp_path: Path) -> None
     assert groups(rounds.train()) == [FARMERS, NURSES, TEACHERS]
 
 
+def test_no_client_weighs_more_than_the_questions_that_it_disclosed(tmp_path: Path) -> None:
+    rounds = Round(tmp_path)
+
+    def weighs(examples: float):
+        def set_examples(content: RecordDict) -> None:
+            content.metric_records[records.METRICS][records.NUM_EXAMPLES] = examples
+
+        return only(with_content(set_examples), message_type="train", group=NURSES)
+
+    rounds.grid.fault = weighs(1e15)
+    exchange = rounds.train()
+    assert groups(exchange) == [FARMERS, TEACHERS]
+    assert exchange.failures == {
+        NURSES: "num-examples = 1000000000000000.0, expected a number above 0 and at most 24: so "
+        "many it has questions for"
+    }
+    rounds.grid.fault = weighs(24)
+    assert groups(rounds.train()) == [FARMERS, NURSES, TEACHERS]
+
+
+def test_a_node_that_is_at_work_for_one_group_is_sent_no_other(tmp_path: Path) -> None:
+    """A SuperNode takes one message at a time, whatever group it is for."""
+    rounds = Round(tmp_path, least=0.3)
+    client_of = {client.group: client.id for client in rounds.population.clients.values()}
+    rounds.grid.fault = only(silent, message_type="train", group=NURSES)
+    rounds.train(timeout=0.2)
+    rounds.grid.fault = None
+    connections = rounds.population._collector._connections
+    connections._node_of[client_of[TEACHERS]] = rounds.grid.node_of[NURSES]
+    assert rounds.train().failures == dict.fromkeys(
+        (NURSES, TEACHERS), "it is still at work on an earlier message"
+    )
+
+
+def test_a_node_that_connects_while_its_state_is_looked_up_is_not_lost(tmp_path: Path) -> None:
+    rounds = Round(tmp_path)
+    node_id = rounds.grid.node_of[NURSES]
+    connections = rounds.population._collector._connections
+    looked = connections.connected
+
+    def connects_meanwhile() -> set[int]:
+        rounds.grid.activated[node_id] = datetime.now(UTC)
+        return looked()
+
+    connections.connected = connects_meanwhile  # type: ignore[method-assign]
+    kept: list[Message] = []
+
+    def slow(message, answer):
+        kept.append(answer(message))
+        late = kept[0]
+        rounds.grid.overdue.append(late)
+
+    rounds.grid.fault = only(slow, message_type="train", group=NURSES)
+    assert groups(rounds.train(timeout=5)) == [FARMERS, NURSES, TEACHERS]
+
+
+def test_a_message_to_a_node_lives_no_longer_than_its_reply_is_of_use(tmp_path: Path) -> None:
+    rounds = Round(tmp_path)
+    rounds.train(timeout=30.0)
+    assert {message.metadata.ttl for message in rounds.grid.messages("train")} == {60.0}
+
+
+@pytest.mark.parametrize("value", [[1.0, 2.0], 1e9, 1.0])
+def test_what_only_unit_question_reports_is_refused_elsewhere(tmp_path: Path, value) -> None:
+    """A list would be no number to the monitor, and a number the run's published guarantee."""
+    rounds = Round(tmp_path)
+
+    def reports(content: RecordDict) -> None:
+        content.metric_records[records.METRICS][records.EPSILON] = value
+
+    rounds.grid.fault = only(with_content(reports), message_type="train", group=NURSES)
+    exchange = rounds.train()
+    assert groups(exchange) == [FARMERS, TEACHERS]
+    assert exchange.failures[NURSES] == (
+        f"epsilon = {value}, expected none: this run asks for no epsilon"
+    )
+
+
 def test_a_reply_of_any_size_is_not_decoded(tmp_path: Path) -> None:
     rounds = Round(tmp_path)
     huge = with_parameter(lambda values: np.zeros(3_000_000, dtype=np.float32))
     rounds.grid.fault = only(huge, message_type="train", group=NURSES)
-    assert "its arrays have 12," in rounds.train().failures[NURSES]
+    assert "its records have 12," in rounds.train().failures[NURSES]

@@ -1,10 +1,11 @@
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.supercore.task_identity import TaskIdentity
 
 from server_app.inbox import Inbox
+from server_app.reply_metrics import MetricRules
 from task import records
 
 START = np.zeros((3, 4), dtype=np.float32)
@@ -102,6 +103,18 @@ def test_a_reduced_reply_needs_no_parameters_and_counts_as_many_bytes_as_were_se
     assert "loss" in inbox.read(reply_to("b", None, loss=np.inf)).error.reason
 
 
+def test_a_reduced_reply_weighs_no_more_than_the_questions_of_its_client() -> None:
+    inbox = Inbox(MetricRules(num_questions={3: 1, 4: 2}))
+    inbox.start(0.5, 1)
+    for message_id, client in (("a", 3), ("b", 4)):
+        inbox.expect(message_id, message(client), reduced=True)
+    assert (
+        "num-examples = 2, expected a number above 0 and at most 1"
+        in inbox.read(reply_to("a", None)).error.reason
+    )
+    assert not inbox.read(reply_to("b", None)).has_error()
+
+
 def test_clients_may_have_been_sent_different_parameters() -> None:
     inbox = Inbox()
     inbox.start(1.0, 1)
@@ -128,3 +141,15 @@ def test_a_record_that_is_changed_in_place_between_rounds_is_read_again() -> Non
     step[0, 0] = 3
     read = values_of(inbox.read(reply_to("b", START + 10 + step)))
     np.testing.assert_allclose(read, START + 10 + step / 3, atol=1e-6)
+
+
+def test_all_records_of_a_reply_count_for_its_size() -> None:
+    inbox = Inbox()
+    inbox.start(0.0, 1)
+    for message_id in "ab":
+        inbox.expect(message_id, message())
+    settings, metrics = reply_to("a", START), reply_to("b", START)
+    settings.content["more"] = ConfigRecord({"text": "x" * 2_000_000})
+    metrics.content[records.METRICS]["list"] = [1.0] * 300_000
+    assert "its records have 2," in inbox.read(settings).error.reason
+    assert "its records have 2," in inbox.read(metrics).error.reason

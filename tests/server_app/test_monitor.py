@@ -298,3 +298,15 @@ def test_a_group_without_own_parameters_counts_with_its_global_score(tmp_path: P
     assert personal["alignment_score"] == pytest.approx(0.6)
     assert personal["worst_group_name"] == "Northern teachers"
     assert json.loads((tmp_path / "summary.json").read_text())["personal"] == personal
+
+
+def test_parameters_that_are_not_finite_are_neither_saved_nor_evaluated(tmp_path: Path) -> None:
+    run = Run(tmp_path, tiny_config())
+    checkpoints: list[int] = []
+    run.monitor.after_round = lambda server_round, _: checkpoints.append(server_round)
+    run.observe(0, value=0.5)
+    with pytest.raises(RoundError, match=r"Round 1: the aggregated parameter .* is not finite"):
+        run.observe(1, value=float("nan"))
+    run.monitor.save()
+    assert checkpoints == [0]
+    assert value_of(load_predictor(tmp_path, "final")) == 0.5

@@ -2,19 +2,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from server_app.replies import (
-    EVALUATE_METRICS,
-    TRAIN_METRICS,
-    ReplyError,
-    SentParameters,
-    accept_metrics,
-    accept_train,
-)
+from server_app.replies import SentParameters, accept_train
+from server_app.reply_metrics import MAX_OTHERS, MetricRules, ReplyError
 from task import records
 from task.metrics import NUM_BINS
+from tests.server_app.in_process_grid import tiny_config
 
 PAIR = [1.5, 2.0]
 BINS = [1.0] * (3 * NUM_BINS)
@@ -44,14 +39,21 @@ def trained(array: Array, **metrics: object) -> RecordDict:
     )
 
 
-def fault_of(message: Message, reply: RecordDict, reports: Sequence[str] = ()) -> str | None:
+def fault_of(
+    message: Message,
+    reply: RecordDict,
+    reports: Sequence[str] = (),
+    rules: MetricRules | None = None,
+    **settings: str,
+) -> str | None:
     """Why a reply is rejected, if it is."""
+    asked = {records.REPORTS: list(reports), **settings}
+    message.content[records.CONFIG] = ConfigRecord(asked)  # type: ignore[arg-type]
     try:
+        (rules or MetricRules()).accept(message, reply)
         if message.metadata.message_type == "train":
             sent = SentParameters(message.content.array_records[records.ARRAYS])
-            accept_train(reply, sent, required=(*TRAIN_METRICS, *reports))
-        else:
-            accept_metrics(reply, EVALUATE_METRICS)
+            accept_train(reply, sent)
     except ReplyError as fault:
         return str(fault)
     return None
@@ -149,12 +151,66 @@ def test_a_malformed_score_report_is_a_fault(value: object) -> None:
 def test_every_report_that_was_asked_for_must_be_there() -> None:
     reply = trained(Array(WEIGHTS), **{LOSS: [1.0, 1.0]})
     assert fault_of(message("train"), reply, [LOSS, SCORE]) == f"its metrics lack {SCORE!r}"
-    assert fault_of(message("train"), reply, []) is None
+    assert "loss-before-training" in fault_of(message("train"), reply, [])
 
 
 @pytest.mark.parametrize("value", [0.5, [0.0, 0.0], [3.0, 2.0], [-0.1, 2.0]])
 def test_a_malformed_personal_score_is_a_fault_and_none_is_none(value: object) -> None:
     for pair, faulty in ((PAIR, False), (value, True)):
         metrics = MetricRecord(SCORES | {records.PERSONAL_SCORE: pair})
-        fault = fault_of(message("evaluate"), RecordDict({records.METRICS: metrics}))
-        assert (fault is not None) == faulty
+        asks = {records.PERSONAL: "ditto"}
+        reply = RecordDict({records.METRICS: metrics})
+        assert (fault_of(message("evaluate"), reply, **asks) is not None) == faulty
+        assert "asks for no personal" in fault_of(message("evaluate"), reply)
+
+
+# -- What a run does not ask for -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [records.EPSILON, records.WITHIN_NORM, records.NOISY_SCORE, SCORE])
+def test_what_the_server_acts_upon_is_refused_where_it_was_not_asked_for(key: str) -> None:
+    reply = trained(Array(WEIGHTS), **{key: 0.5})
+    expected = f"{key} = 0.5, expected none: this run asks for no {key}"
+    assert fault_of(message("train"), reply) == expected
+
+
+def test_other_metrics_of_an_own_client_app_are_kept_if_each_is_one_number() -> None:
+    assert fault_of(message("train"), trained(Array(WEIGHTS), accuracy=0.5)) is None
+    assert "accuracy" in fault_of(message("train"), trained(Array(WEIGHTS), accuracy=[0.5]))
+    many = {f"metric-{i}": 1.0 for i in range(MAX_OTHERS + 1)}
+    assert "expected at most" in fault_of(message("train"), trained(Array(WEIGHTS), **many))
+
+
+@pytest.mark.parametrize(("epsilon", "fine"), [(7.5, True), (8.5, False), (-1.0, False)])
+def test_a_client_cannot_have_spent_more_than_its_budget(epsilon: float, fine: bool) -> None:
+    config = tiny_config(privacy__unit="question", privacy__max_epsilon=8.0)
+    rules = MetricRules.of(config)
+    reply = trained(Array(WEIGHTS), **{records.EPSILON: epsilon})
+    assert (fault_of(message("train"), reply, rules=rules) is None) == fine
+    listed = trained(Array(WEIGHTS), **{records.EPSILON: [epsilon]})
+    assert "expected one number" in fault_of(message("train"), listed, rules=rules)
+
+
+@pytest.mark.parametrize(("score", "fine"), [(-30.0, True), (1e9, False)])
+def test_a_score_with_noise_lies_where_noise_can_put_it(score: float, fine: bool) -> None:
+    config = tiny_config(
+        privacy__unit="question", privacy__metrics="noisy", privacy__metrics_noise_multiplier=5.0
+    )
+    metrics = MetricRecord({records.NUM_EXAMPLES: 1, records.NOISY_SCORE: score})
+    reply = RecordDict({records.METRICS: metrics})
+    fault = fault_of(message("evaluate"), reply, rules=MetricRules.of(config))
+    assert (fault is None) == fine
+
+
+def test_scores_weigh_no_more_than_a_clients_questions_in_all_draws() -> None:
+    rules = MetricRules(num_draws=2, num_questions={1: 3})
+    for weight, fine in ((6.0, True), (6.5, False)):
+        scores = SCORES | {records.SCORES_ALL: [1.0, weight]}
+        reply = RecordDict({records.METRICS: MetricRecord(scores)})
+        assert (fault_of(message("evaluate"), reply, rules=rules) is None) == fine
+
+
+def test_calibration_sums_are_of_shares() -> None:
+    for sums in ([1e308] * 30, [1.0] * 10 + [2.0] * 20):
+        reply = RecordDict({records.METRICS: MetricRecord(SCORES | {records.CALIBRATION: sums})})
+        assert f"{records.CALIBRATION} = a list" in fault_of(message("evaluate"), reply)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from task.compression import compress, decompress
 from task.config import RunConfig
 from task.seeding import generator
 from task.update_bound import largest_update
@@ -64,3 +65,29 @@ def test_weight_decay_is_within_it() -> None:
 def test_it_grows_with_the_square_root_of_the_parameters() -> None:
     one, many = (largest_update([0.01] * 6, config(), n, 0.0) for n in (1, 10_000))
     assert many == pytest.approx(one * math.sqrt(10_000))
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "int8"])
+@pytest.mark.parametrize("learning_rate", [3.0e-4, 1.0e-3, 1.239e-3, 0.97e-2])
+def test_rounding_by_compression_is_within_it(name: str, learning_rate: float) -> None:
+    """With one step all move by the learning rate: the bound has no room of its own."""
+    settings = RunConfig.from_flat({"compression.name": name}).compression
+    update_P = np.full(1000, learning_rate, dtype=np.float32)
+    update_P[::3] *= 0.9
+    for size in (update_P, np.full(1000, learning_rate, dtype=np.float32)):
+        exact = float(np.linalg.norm(size))
+        rounded = decompress(compress(size, settings, generator(0, "test")), 1000)
+        bound = largest_update([learning_rate], config(), 1000, 0.0, name)
+        assert np.linalg.norm(rounded) <= bound
+        assert bound < 1.15 * learning_rate * math.sqrt(1000)
+        assert exact <= bound
+
+
+def test_some_rounding_goes_beyond_the_bound_of_what_is_not_compressed() -> None:
+    settings = RunConfig.from_flat({"compression.name": "bfloat16"}).compression
+    update_P = np.full(1000, 1.005 * 2**-10, dtype=np.float32)  # rounds up by 0.28 %
+    rounded = decompress(compress(update_P, settings, generator(0, "test")), 1000)
+    assert np.linalg.norm(rounded) > largest_update([1.005 * 2**-10], config(), 1000, 0.0)
+    assert np.linalg.norm(rounded) <= largest_update(
+        [1.005 * 2**-10], config(), 1000, 0.0, "bfloat16"
+    )

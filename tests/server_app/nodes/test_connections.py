@@ -1,14 +1,16 @@
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord
 
 from server_app.nodes import connections as module
 from server_app.nodes.connections import Connections
 from server_app.nodes.discovery import Population, discover_clients
 from task import records
 from task.config import RunConfig
-from task.errors import PopulationError
+from task.errors import EncoderError, PopulationError
 from tests.server_app.home_nodes import HomeGrid
 from tests.server_app.in_process_grid import (
     InProcessGrid,
@@ -24,6 +26,8 @@ HELD_OUT = "Northern students"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(module, "RETURN_SECONDS", 0.1)
 
 
 def gather_all(grid: HomeGrid, config: RunConfig) -> Population:
@@ -33,6 +37,14 @@ def gather_all(grid: HomeGrid, config: RunConfig) -> Population:
     for _ in range(8):  # the grid hands over half of what is there
         connections.connected()
     return found
+
+
+def heard(grid: HomeGrid, config: RunConfig) -> Connections:
+    """Connections that have heard all nodes that are there, however long that took."""
+    connections = Connections(grid, config)
+    for _ in range(4):
+        connections.connected()
+    return connections
 
 
 def write_registry(folder: Path, grid: HomeGrid, **groups: list[str]) -> str:
@@ -68,7 +80,7 @@ def test_as_many_groups_as_asked_for_are_waited_for(tmp_path: Path, capsys) -> N
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4, nodes__patience=0.2)
     grid.away = {grid.node_of[HELD_OUT]}
     with pytest.raises(PopulationError, match=r"Waited 0 s .*: 3 of 4 groups are here"):
-        Connections(grid, grid.config).gather()
+        heard(grid, grid.config).gather()
 
 
 def test_without_a_number_one_training_group_is_enough(tmp_path: Path) -> None:
@@ -77,7 +89,7 @@ def test_without_a_number_one_training_group_is_enough(tmp_path: Path) -> None:
     with pytest.raises(PopulationError, match="no training group is here"):
         Connections(grid, grid.config).gather()
     grid.away.remove(grid.node_of["Northern nurses"])
-    found = Connections(grid, grid.config).gather()
+    found = heard(grid, grid.config).gather()
     assert [client.group for client in found.clients] == ["Northern nurses", HELD_OUT]
 
 
@@ -85,7 +97,7 @@ def test_groups_that_a_resumed_run_needs_are_waited_for(tmp_path: Path) -> None:
     grid = HomeGrid(tiny_config(), tmp_path, nodes__patience=0.2)
     grid.away = {grid.node_of["Northern nurses"]}
     with pytest.raises(PopulationError, match="missing: Northern nurses"):
-        Connections(grid, grid.config).gather(["Northern nurses", "Northern farmers"])
+        heard(grid, grid.config).gather(["Northern nurses", "Northern farmers"])
 
 
 def test_with_a_registry_all_its_groups_are_waited_for(tmp_path: Path) -> None:
@@ -94,9 +106,9 @@ def test_with_a_registry_all_its_groups_are_waited_for(tmp_path: Path) -> None:
     settings = {"nodes__registry": write_registry(tmp_path, grid), "nodes__patience": 0.2}
     config = tiny_config(data__source="nodes", **settings)
     with pytest.raises(PopulationError, match=f"3 groups are here, missing: {HELD_OUT}"):
-        Connections(grid, config).gather()
+        heard(grid, config).gather()
     grid.away = set()
-    assert len(Connections(grid, config).gather().clients) == 4
+    assert len(heard(grid, config).gather().clients) == 4
 
 
 def test_a_node_that_claims_anothers_group_is_refused_by_name(tmp_path: Path, capsys) -> None:
@@ -174,6 +186,136 @@ def test_a_returned_node_with_other_questions_takes_nothing_over(tmp_path: Path)
     for _ in range(3):
         connected = connections.connected()
     assert len(connected) == len(found.clients) - 1
+
+
+def lies(grid: HomeGrid, group: str, change) -> None:
+    """Let the node of a group change what it says it holds."""
+    node_id = grid.node_of[group]
+    grid.fault = lambda message, answer: (
+        with_content(change)(message, answer)
+        if message.metadata.dst_node_id == node_id
+        else answer(message)
+    )
+
+
+def set_sums(change) -> object:
+    def changed(content) -> None:
+        sums = content["feature-sums"]
+        for key in ("total", "squares"):
+            sums[key] = Array(change(sums[key].numpy()))
+
+    return changed
+
+
+def set_groups(groups: list) -> object:
+    def changed(content) -> None:
+        content["holdings"]["groups"] = groups
+
+    return changed
+
+
+def add_megabytes(content) -> None:
+    content["more"] = ArrayRecord({"more": Array(np.zeros(9_000_000))})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (set_sums(lambda sums: sums[:, :3]), "its features have 3 dimensions, expected 16"),
+        (set_sums(lambda sums: sums[:, 0]), "its feature sums have shapes"),
+        (set_sums(lambda sums: sums + 1e300), "its feature sums are no sums of"),
+        (set_sums(lambda sums: -sums), "its feature sums are no sums of"),
+        (set_groups([7]), "it uses the name '7'"),
+        (set_groups(["a\nb"]), "it uses the name"),
+        (set_groups(["Northern farmers"]), "another node holds the group 'Northern farmers'"),
+        (set_groups(["a", "a"]), "cannot say what it holds"),
+        (add_megabytes, "bytes, expected at most 67,108,864"),
+    ],
+)
+def test_a_node_that_does_not_fit_is_refused_by_name_and_the_others_begin(
+    tmp_path: Path, capsys, change, reason: str
+) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=3)
+    liar = grid.node_of["Northern nurses"]
+    lies(grid, "Northern nurses", change)
+    grid.away = {liar}  # the others come first
+    connections = Connections(grid, grid.config)
+    connections.gather()
+    grid.away = set()
+    for _ in range(3):
+        connections.connected()
+    found = connections.gather()
+    others = {"Northern farmers", "Northern teachers", HELD_OUT}
+    assert {client.group for client in found.clients} == others
+    lines = [line for line in capsys.readouterr().out.splitlines() if f"Node {liar}" in line]
+    assert any(reason in line for line in lines)
+
+
+def test_another_encoder_stops_the_run(tmp_path: Path) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
+    other_encoder(grid, grid.node_of["Northern nurses"])
+    with pytest.raises(EncoderError, match="Northern nurses: hashing-32"):
+        Connections(grid, grid.config).gather()
+
+
+def other_encoder(grid: HomeGrid, node_id: int) -> None:
+    grid.contexts[node_id].run_config["encoder.dimension"] = 32
+
+
+def other_role(grid: HomeGrid, node_id: int) -> None:
+    grid.contexts[node_id].node_config["role"] = "held-out"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (other_encoder, "its encoder is hashing-32, the run's is hashing-16"),
+        (other_role, "'Northern nurses' has the role held-out, and began as train"),
+    ],
+)
+def test_a_node_that_connects_anew_is_asked_again_and_refused_if_it_changed(
+    tmp_path: Path, capsys, change, reason: str
+) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
+    connections = Connections(grid, grid.config)
+    found = connections.gather()
+    connections.bind(found)
+    everybody = {client.id for client in found.clients}
+    node_id = grid.node_of["Northern nurses"]
+    grid.activated[node_id] = datetime(2021, 1, 1, tzinfo=UTC)
+    assert connections.connected() == everybody  # it holds what it did
+    change(grid, node_id)
+    grid.activated[node_id] = datetime(2022, 1, 1, tzinfo=UTC)
+    assert len(connections.connected()) == len(everybody) - 1
+    assert f"Node {node_id} is refused: {reason}" in capsys.readouterr().out
+
+
+def test_who_comes_later_is_told_to_take_no_part(tmp_path: Path, capsys) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=3)
+    grid.away = {grid.node_of[HELD_OUT]}
+    connections = Connections(grid, grid.config)
+    connections.bind(connections.gather())
+    grid.away = set()
+    connections.connected()
+    assert (
+        f"is here with {HELD_OUT} (24 questions): it takes no part, because the run has begun "
+        "without it" in capsys.readouterr().out
+    )
+
+
+def test_nodes_that_have_been_asked_are_given_a_moment(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "GRACE_SECONDS", 60.0)
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=1)
+    assert len(Connections(grid, grid.config).gather().clients) == 4
+
+
+def test_without_a_registry_it_is_said_that_nodes_are_believed(tmp_path: Path, capsys) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path)
+    Connections(grid, grid.config)
+    assert "nodes.registry is empty: every node is believed" in capsys.readouterr().out
+    registry = write_registry(tmp_path, grid)
+    Connections(grid, tiny_config(data__source="nodes", nodes__registry=registry))
+    assert "believed" not in capsys.readouterr().out
 
 
 def test_nobody_is_described_twice(tmp_path: Path) -> None:

@@ -27,13 +27,22 @@ def registry(tmp_path: Path, text: str = TEXT) -> Registry:
 def test_a_node_may_serve_its_groups_and_no_others(tmp_path: Path) -> None:
     known = registry(tmp_path)
     assert known.groups == {"Patients", "Nurses", "Readers"}
-    assert known.objection(123, ["Patients"]) == ""
-    assert known.objection(123, ["Patients", "Nurses"]) == ""
-    assert known.objection(2**64 - 1, ["Readers"]) == ""
-    assert known.objection(123, ["Nurses", "Readers"]) == (
+    assert known.objection(123, {"Patients": "train"}) == ""
+    assert known.objection(123, {"Patients": "train", "Nurses": "held-out"}) == ""
+    assert known.objection(2**64 - 1, {"Readers": "train"}) == ""
+    assert known.objection(123, {"Nurses": "train", "Readers": "train"}) == (
         "it claims the group 'Readers', and may serve: Nurses, Patients"
     )
-    assert known.objection(5, ["Readers"]) == "it is not in nodes.registry"
+    assert known.objection(5, {"Readers": "train"}) == "it is not in nodes.registry"
+
+
+def test_a_party_with_a_role_may_serve_its_groups_in_that_alone(tmp_path: Path) -> None:
+    known = registry(tmp_path, TEXT + 'role = "held-out"')
+    assert known.objection(2**64 - 1, {"Readers": "held-out"}) == ""
+    assert known.objection(2**64 - 1, {"Readers": "train"}) == (
+        "'Readers' has the role 'train', and may be: held-out"
+    )
+    assert known.objection(123, {"Nurses": "train"}) == ""  # its entry names none
 
 
 def test_a_node_is_called_by_its_party(tmp_path: Path) -> None:
@@ -52,6 +61,7 @@ def test_no_file_no_registry() -> None:
         "[nodes.a]\ngroups = ['x']",
         "[nodes.a]\nnode-id = 'b'\ngroups = ['x']",
         "[nodes.a]\nnode-id = '1'\ngroups = 'x'",
+        "[nodes.a]\nnode-id = '1'\ngroups = ['x']\nrole = 'judge'",
         "[[[",
     ],
 )
