@@ -80,7 +80,7 @@ class Coordinator:
         self.runs = self.own / "runs"
         self.run_list = self.own / "runs.jsonl"
         self._settings = self.own / "superlink.toml"
-        self._parties = self.own / "parties.toml"
+        self.parties_file = self.own / "parties.toml"
 
     @classmethod
     def open(cls, folder: Path) -> "Coordinator":
@@ -146,7 +146,7 @@ class Coordinator:
 
     def parties(self) -> list[Party]:
         """Return who takes part, in name order."""
-        return parties_from_toml(read_toml(self._parties), self._parties)
+        return parties_from_toml(read_toml(self.parties_file), self.parties_file)
 
     @contextmanager
     def changing_parties(self) -> Iterator[dict[str, Party]]:
@@ -235,7 +235,7 @@ class Coordinator:
     def _write_parties(self, parties: Sequence[Party]) -> None:
         """Write all that is known of the parties, and from it the registry that runs read."""
         write_toml(
-            self._parties,
+            self.parties_file,
             parties_to_toml(parties),
             "Who takes part. Written by `pluralllm deploy`; groups and role may be changed by hand"
             "\n(then restart the SuperLink).",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from deployment import flower
 from deployment.files import make_folder, write_toml
 from deployment.log import process_log
+from deployment.node_auth import UNKNOWN_KEY, WRONG_CLOCK
 from deployment.node_keys import check_private_key
 from deployment.probe import probe
 from deployment.supernode_config import SuperNodeConfig
@@ -83,12 +84,16 @@ class Refusals:
         if "Failed to activate SuperNode" in text:
             return self._refused()
         self.refused_since = None
-        if "SuperNode terminated gracefully" in text:
+        if UNKNOWN_KEY in text:
             return (
-                "The SuperLink no longer accepts this node: it was removed there, or the clock "
-                f"here ({time.strftime('%Y-%m-%d %H:%M:%S %Z')}) is minutes off. Ask the "
-                "coordinator."
+                "The SuperLink refuses this node: its key "
+                f"{check_private_key(self.config.private_key).fingerprint} is not registered (send "
+                "node.pub to the coordinator, for `pluralllm deploy add`), or was removed."
             )
+        if WRONG_CLOCK in text:
+            return self._ended_itself()
+        if "SuperNode terminated gracefully" in text:
+            return self._ended_itself()
         if "Exit Code: 606" in text:
             return "The SuperLink runs another version of Flower: install the same one here."
         if "Exit Code: 305" in text or "SSL/TLS handshake error" in text:
@@ -97,6 +102,12 @@ class Refusals:
             if found.reason:
                 return found.reason
         return f"The SuperNode ended (exit status {ended.status}); its last lines are above."
+
+    def _ended_itself(self) -> str:
+        return (
+            "The SuperLink no longer accepts this node: it was removed there, or the clock here "
+            f"({time.strftime('%Y-%m-%d %H:%M:%S %Z')}) is minutes off. Ask the coordinator."
+        )
 
     def _refused(self) -> str:
         now = time.monotonic()
