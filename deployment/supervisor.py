@@ -175,7 +175,10 @@ class Supervisor:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip("\n"))
-            self._output(lines[-1])
+            try:
+                self._output(lines[-1])
+            except (OSError, ValueError):  # a full disk, a console that was closed: the line is
+                continue  # lost; were the pipe no longer read, the process would stand still
 
     def _told_to_stop(self, seconds: float) -> bool:
         try:

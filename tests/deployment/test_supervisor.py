@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +133,32 @@ def test_a_process_that_ignores_the_request_to_end_is_killed(
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait() == 0
     assert not of_folder(folder)
+
+
+PRINTS_MUCH = """
+import pathlib, time
+for number in range(5000):
+    print("x" * 100, flush=True)
+pathlib.Path("through").touch()
+time.sleep(600)
+"""
+
+
+def test_a_console_that_fails_does_not_stop_the_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        f"{__name__}.SUPERVISE",
+        "def full(line): raise OSError(28, 'No space left on device')\n"
+        + SUPERVISE.replace('lambda line: say("child: " + line)', "full"),
+    )
+    supervisor = supervise(folder, PRINTS_MUCH)
+    deadline = time.monotonic() + 60
+    while not (folder / "through").exists():
+        assert time.monotonic() < deadline, "the process stands still"
+        time.sleep(0.1)
+    supervisor.terminate()
+    assert supervisor.wait() == 0
 
 
 def test_what_a_killed_supervisor_left_is_ended_by_the_next(folder: Path) -> None:
