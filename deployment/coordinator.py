@@ -4,7 +4,7 @@ In `FOLDER/coordinator/`, which stays with the coordinator (mode 0700):
 
 - `superlink.toml`: address, names in the certificate, where to listen;
 - `ca.crt`, `ca.key`: the certificate authority; `ca.key` may be kept elsewhere (`renew`);
-- `server.pem`, `server.key`: the SuperLink's certificate and key;
+- `server.pem`: the SuperLink's key and certificate, in one file since they belong together;
 - `parties.toml`: who takes part, with groups, role, public key and node id;
 - `registry.toml`: the part of it that a run reads (`nodes.registry`);
 - `flower/`: FLWR_HOME, whose `config.toml` has the connection `pluralllm`;
@@ -73,7 +73,6 @@ class Coordinator:
         self.authority = self.own / "ca.crt"
         self.authority_key = self.own / "ca.key"
         self.certificate = self.own / "server.pem"
-        self.key = self.own / "server.key"
         self.registry = self.own / "registry.toml"
         self.state = self.own / "state.db"
         self.logs = self.own / "logs"
@@ -229,8 +228,7 @@ class Coordinator:
         )
 
     def _write_server(self, server: Issued) -> None:
-        write_file(self.key, server.key, secret=True)
-        write_file(self.certificate, server.certificate)
+        write_file(self.certificate, server.key + server.certificate, secret=True)
 
     def _write_parties(self, parties: Sequence[Party]) -> None:
         """Write all that is known of the parties, and from it the registry that runs read."""

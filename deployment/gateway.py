@@ -16,6 +16,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,16 +75,16 @@ class Gateway:
     """An ASGI app that passes requests on.
 
     Args:
-        port: where the SuperLink listens on 127.0.0.1.
+        port: where the SuperLink listens on 127.0.0.1; may be set anew.
         authority: the certificate authority's certificate, which the SuperLink's is checked with.
         authentication: says who may pass.
     """
 
     def __init__(self, port: int, authority: Path, authentication: NodeAuthentication) -> None:
         context = ssl.create_default_context(cafile=str(authority))
+        self.port = port
         self._authentication = authentication
         self._client = httpx.AsyncClient(
-            base_url=f"https://127.0.0.1:{port}",
             verify=context,
             timeout=httpx.Timeout(None, connect=5.0),  # a node waits as long as it likes
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
@@ -96,12 +97,12 @@ class Gateway:
             return
         try:
             if self._is_for_nodes(scope):
+                url = f"https://127.0.0.1:{self.port}{scope['path']}"
                 headers, body = _passed_on(scope["headers"]), _body(receive)
-                request = self._client.build_request(
-                    "POST", scope["path"], headers=headers, content=body
-                )
+                request = self._client.build_request("POST", url, headers=headers, content=body)
             else:
-                request = self._client.build_request("GET", HEALTH)
+                url = f"https://127.0.0.1:{self.port}{HEALTH}"
+                request = self._client.build_request("GET", url)
             answer = await self._client.send(request, stream=True)
         except RefusedError as refused:
             await _drop(receive)
@@ -162,44 +163,66 @@ class BoundedProtocol(H11Protocol):
 
 
 @contextmanager
-def open_gateway(coordinator: Coordinator, superlink_port: int) -> Iterator[None]:
+def open_gateway(
+    coordinator: Coordinator, superlink_port: int, ended: Callable[[], None]
+) -> Iterator[Gateway]:
     """Keep the gateway open at the deployment's address, in a thread, while the block runs.
 
     Args:
         coordinator: has the address and the certificates.
         superlink_port: where the SuperLink listens on 127.0.0.1.
+        ended: called when the gateway ends by itself.
 
     Raises:
-        DeploymentError: the port is in use, or the address is not this machine's.
+        DeploymentError: the port is in use, the address is not this machine's, or the server's
+            certificate cannot be used.
     """
-    server = uvicorn.Server(
-        uvicorn.Config(
-            Gateway(superlink_port, coordinator.authority, NodeAuthentication(coordinator)),
-            http=BoundedProtocol,
-            ssl_certfile=str(coordinator.certificate),
-            ssl_keyfile=str(coordinator.key),
-            lifespan="off",
-            server_header=False,  # the SuperLink's own are passed on
-            date_header=False,
-            access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=2,
-        )
+    gateway = Gateway(superlink_port, coordinator.authority, NodeAuthentication(coordinator))
+    config = uvicorn.Config(
+        gateway,
+        http=BoundedProtocol,
+        ssl_certfile=str(coordinator.certificate),
+        lifespan="off",
+        server_header=False,  # the SuperLink's own are passed on
+        date_header=False,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=2,
     )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise DeploymentError(
+            f"{coordinator.certificate} does not hold the server's key and certificate ({error}). "
+            "Make them anew with `pluralllm deploy renew`."
+        ) from None
+    server = uvicorn.Server(config)
     listen, port = coordinator.address.listen, coordinator.address.port
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET
     try:
-        door = socket.create_server((listen, port), family=family, backlog=2048)
+        listener = socket.create_server((listen, port), family=family, backlog=2048)
     except OSError as error:
         raise DeploymentError(
             f"The SuperLink cannot listen on {listen}:{port}: {error.strerror}. Stop what is using "
             "the port, or change superlink.toml."
         ) from None
-    with door:
-        thread = threading.Thread(target=server.run, args=([door],), name="gateway", daemon=True)
-        thread.start()
+
+    def serve() -> None:
         try:
-            yield
+            server.run([listener])
+        finally:
+            if not server.should_exit:
+                ended()
+
+    with listener:
+        thread = threading.Thread(target=serve, name="gateway", daemon=True)
+        thread.start()
+        while not server.started:
+            if not thread.is_alive():
+                raise DeploymentError("The gateway did not start; its last lines are above.")
+            time.sleep(0.02)
+        try:
+            yield gateway
         finally:
             server.should_exit = True
             thread.join()

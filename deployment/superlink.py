@@ -32,25 +32,34 @@ def run_superlink(coordinator: Coordinator, *, insecure: bool = False) -> None:
                 f"{coordinator.address.port} may take part or start runs. For tests on one machine."
             )
             coordinator.write_connection(coordinator.address.port, insecure=True)
-            _supervise(coordinator, log, insecure=True)
+            supervisor = _supervisor(coordinator, log, insecure=True)
+            supervisor.run(lambda: superlink_command(coordinator, insecure=True))
             return
         _check_certificates(coordinator, log.say)
-        port = flower.free_port()
-        with open_gateway(coordinator, port):
-            coordinator.write_connection(port, insecure=False)
-            _supervise(coordinator, log, insecure=False)
+        supervisor = _supervisor(coordinator, log, insecure=False)
+
+        def ended() -> None:
+            supervisor.fail("The gateway has ended, so no node can come in. Start again.")
+
+        with open_gateway(coordinator, flower.free_port(), ended) as gateway:
+
+            def command() -> list[str]:
+                gateway.port = flower.free_port()  # the former one may be taken meanwhile
+                coordinator.write_connection(gateway.port, insecure=False)
+                return superlink_command(coordinator, insecure=False)
+
+            supervisor.run(command)
 
 
-def _supervise(coordinator: Coordinator, log: ProcessLog, *, insecure: bool) -> None:
-    Supervisor(
-        superlink_command(coordinator, insecure=insecure),
+def _supervisor(coordinator: Coordinator, log: ProcessLog, *, insecure: bool) -> Supervisor:
+    return Supervisor(
         flower.environment(coordinator.flower_home),
         coordinator.flower_home,
         output=log.output,
         say=log.say,
         explain=_explain,
         started=lambda over: _follow(coordinator, insecure=insecure, over=over, say=log.say),
-    ).run()
+    )
 
 
 def superlink_command(coordinator: Coordinator, *, insecure: bool) -> list[str]:
@@ -64,14 +73,17 @@ def superlink_command(coordinator: Coordinator, *, insecure: bool) -> list[str]:
         return [*command, "--insecure"]
     command += ["--ssl-ca-certfile", str(coordinator.authority)]
     command += ["--ssl-certfile", str(coordinator.certificate)]
-    command += ["--ssl-keyfile", str(coordinator.key)]
+    command += ["--ssl-keyfile", str(coordinator.certificate)]
     return [*command, "--enable-supernode-auth"]
 
 
 def probe_superlink(coordinator: Coordinator) -> Probe:
-    """Say whether the coordinator's SuperLink answers on this machine."""
-    authority = None if coordinator.is_insecure else coordinator.authority
-    return probe("127.0.0.1", coordinator.local_port, authority)
+    """Say whether the coordinator's SuperLink answers where nodes come in."""
+    if coordinator.is_insecure:
+        return probe("127.0.0.1", coordinator.local_port, None)
+    address = coordinator.address
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.listen, address.listen)
+    return probe(host, address.port, coordinator.authority, any_name=True)
 
 
 def _check_certificates(coordinator: Coordinator, say: Callable[[str], None]) -> None:

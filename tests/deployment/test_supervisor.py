@@ -20,7 +20,6 @@ from deployment.supervisor import BackOff, Supervisor, sole_owner
 folder = Path(sys.argv[1])
 say = lambda line: print(line, flush=True)
 supervisor = Supervisor(
-    [sys.executable, "-u", str(folder / "child.py")],
     dict(os.environ),
     folder,
     output=lambda line: say("child: " + line),
@@ -30,7 +29,7 @@ supervisor = Supervisor(
     back_off=BackOff(first=0.01, cap=0.02),
 )
 with sole_owner(folder):
-    supervisor.run()
+    supervisor.run(lambda: [sys.executable, "-u", str(folder / "child.py")])
 """
 
 FAILS_TWICE = """
@@ -159,6 +158,19 @@ def test_a_console_that_fails_does_not_stop_the_process(
         time.sleep(0.1)
     supervisor.terminate()
     assert supervisor.wait() == 0
+
+
+def test_a_failure_elsewhere_ends_process_and_supervisor(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        f"{__name__}.SUPERVISE",
+        SUPERVISE.replace('say("started")', 'supervisor.fail("The gateway has ended.")'),
+    )
+    supervisor = supervise(folder, DETACHES)
+    assert lines_until(supervisor, "DeploymentError: The gateway has ended.")
+    assert supervisor.wait() == 1
+    assert not of_folder(folder)
 
 
 def test_what_a_killed_supervisor_left_is_ended_by_the_next(folder: Path) -> None:
