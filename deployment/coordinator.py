@@ -74,6 +74,7 @@ class Coordinator:
         self.authority_key = self.own / "ca.key"
         self.certificate = self.own / "server.pem"
         self.registry = self.own / "registry.toml"
+        self.registration_lock = self.own / ".registration.lock"
         self.state = self.own / "state.db"
         self.logs = self.own / "logs"
         self.runs = self.own / "runs"
@@ -152,10 +153,14 @@ class Coordinator:
         """Give the parties by name, and write them and the registry as the block leaves them.
 
         One process at a time: the SuperLink's supervisor and `deploy add` may both be at it.
+
+        Raises:
+            DeploymentError: two parties would have the same group; nothing is written.
         """
         with FileLock(self.own / ".parties.lock"):
             parties = {party.name: party for party in self.parties()}
             yield parties
+            _require_distinct(list(parties.values()))
             self._write_parties(list(parties.values()))
 
     def write_connection(self, port: int, *, insecure: bool) -> None:
@@ -239,14 +244,19 @@ class Coordinator:
             "\n(then restart the SuperLink).",
         )
         nodes = {
-            party.name: {"node-id": party.node_id, "groups": list(party.groups)}
+            party.name: {
+                "node-id": party.node_id,
+                "groups": list(party.groups),
+                "role": party.role,
+            }
             for party in parties
             if party.node_id
         }
         write_toml(
             self.registry,
             {"nodes": nodes},
-            "Which node may serve which group. Written by `pluralllm deploy` from parties.toml.",
+            "Which node may serve which group, in which role. Written by `pluralllm deploy` from\n"
+            "parties.toml.",
         )
 
 

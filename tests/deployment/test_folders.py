@@ -80,7 +80,13 @@ def test_parties_come_back_as_they_were_written(coordinator: Coordinator) -> Non
     assert coordinator.parties()[1].node_id == "12"
     registry = tomllib.loads(coordinator.registry.read_text())
     assert registry == {
-        "nodes": {"ministry": {"node-id": "12", "groups": ["Japan", "Northern Ireland"]}}
+        "nodes": {
+            "ministry": {
+                "node-id": "12",
+                "groups": ["Japan", "Northern Ireland"],
+                "role": "held-out",
+            }
+        }
     }
 
 
@@ -205,3 +211,10 @@ def test_a_malformed_survey_is_said_before_the_node_connects(party: Path) -> Non
     (party / "survey.csv").write_text(SURVEY.replace(",3", ",many"))
     with pytest.raises(SurveyError, match="data row 1: count = 'many'"):
         check_supernode(read_supernode_config(party), insecure=False)
+
+
+def test_a_group_belongs_to_one_party_also_when_it_comes_later(coordinator: Coordinator) -> None:
+    changing = coordinator.changing_parties()
+    with pytest.raises(DeploymentError, match="hospital and with radio"), changing as parties:
+        parties["radio"] = Party("radio", ("Germany",))
+    assert [party.name for party in coordinator.parties()] == ["hospital", "ministry"]
