@@ -9,7 +9,7 @@ import typer
 
 from cli.settings import merge_settings, with_resumed
 from deployment.coordinator import Coordinator
-from deployment.flower import COMPLETED
+from deployment.flower import COMPLETED, UNKNOWN
 from deployment.registration import known_nodes
 from deployment.runs import follow_run, start_run
 from deployment.superlink import probe_superlink
@@ -55,6 +55,13 @@ def run_on_nodes(folder: Path, settings: list[str] | None, *, detach: bool) -> N
             "says how it stands."
         )
         raise typer.Exit(130) from None
+    if status.startswith(UNKNOWN):
+        typer.echo(
+            f"error: how the run stands is not known, and it may go on ({status}). `pluralllm "
+            f"deploy status {shown}` tells, once the SuperLink answers.",
+            err=True,
+        )
+        raise typer.Exit(1)
     if status != COMPLETED:
         reason = recorded_failure(directory)
         typer.echo(f"error: the run did not complete ({status}). {reason}", err=True)
