@@ -100,6 +100,11 @@ def test_a_party_may_come_later(pluralllm: Command, tmp_path: Path) -> None:
         (["run", "d", "data.source=table"], "expected 'nodes' (or nothing)"),
         (["run", "d", "data.train-groups=x"], "each node's own config says it"),
         (["run", "d", "strategy.name=fedavgg"], "Did you mean 'fedavg'?"),
+        (["run", "d", "strategy.name=ditto", "checkpoint.every=5"], "checkpoint.every = 5"),
+        (
+            ["run", "d", "strategy.name=fedmedian", "privacy.secure-aggregation=true"],
+            "strategy.name = 'fedmedian'",
+        ),
         (["remove", "d", "nobody"], "no party 'nobody'"),
     ],
 )
