@@ -166,8 +166,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
-def test_a_group_with_quotes_survives_the_hand_over(coordinator: Coordinator) -> None:
-    group = 'The "old" \\ town'
+@pytest.mark.parametrize("group", ['The "old" \\ town', "A\tB", "A\nB\x07", "São Tomé"])
+def test_any_groups_name_survives_the_hand_over(coordinator: Coordinator, group: str) -> None:
     hand_over(coordinator, Party("paper", (group, "B")))
     folder = party_folder(coordinator, "paper")
     change(folder, 'data-path = ""', 'data-path = "x.csv"')
@@ -218,3 +218,10 @@ def test_a_group_belongs_to_one_party_also_when_it_comes_later(coordinator: Coor
     with pytest.raises(DeploymentError, match="hospital and with radio"), changing as parties:
         parties["radio"] = Party("radio", ("Germany",))
     assert [party.name for party in coordinator.parties()] == ["hospital", "ministry"]
+
+
+def test_a_state_folder_that_is_shared_stays_so(party: Path) -> None:
+    (party / "shared").mkdir(mode=0o755)
+    change(party, 'state-path = "state"', 'state-path = "shared"')
+    check_supernode(read_supernode_config(party), insecure=False)
+    assert (party / "shared").stat().st_mode & 0o777 == 0o755
