@@ -16,6 +16,7 @@ from task.errors import DeploymentError
 POLL_SECONDS = 0.5
 RETRY_SECONDS = 10.0
 EXPIRY_WARNING_DAYS = 30
+WARNING_SECONDS = 86_400.0
 
 
 def run_superlink(coordinator: Coordinator, *, insecure: bool = False) -> None:
@@ -35,7 +36,8 @@ def run_superlink(coordinator: Coordinator, *, insecure: bool = False) -> None:
             supervisor = _supervisor(coordinator, log, insecure=True)
             supervisor.run(lambda: superlink_command(coordinator, insecure=True))
             return
-        _check_certificates(coordinator, log.say)
+        read_certificate(coordinator.authority)
+        _warn_of_expiry(coordinator, log.say)
         supervisor = _supervisor(coordinator, log, insecure=False)
 
         def ended() -> None:
@@ -86,11 +88,20 @@ def probe_superlink(coordinator: Coordinator) -> Probe:
     return probe(host, address.port, coordinator.authority, any_name=True)
 
 
-def _check_certificates(coordinator: Coordinator, say: Callable[[str], None]) -> None:
-    read_certificate(coordinator.authority)
+def _warn_of_expiry(coordinator: Coordinator, say: Callable[[str], None]) -> None:
     left = days_left(read_certificate(coordinator.certificate))
     if left < EXPIRY_WARNING_DAYS:
         say(f"WARNING: the server's certificate ends in {left} days: run `pluralllm deploy renew`.")
+
+
+def _warn_daily(
+    coordinator: Coordinator, over: threading.Event, say: Callable[[str], None]
+) -> None:
+    while not over.wait(WARNING_SECONDS):
+        try:
+            _warn_of_expiry(coordinator, say)
+        except DeploymentError as error:  # it has expired, or is gone
+            say(f"WARNING: {error}")
 
 
 def _follow(
@@ -100,7 +111,7 @@ def _follow(
     over: threading.Event,
     say: Callable[[str], None],
 ) -> None:
-    """Wait until the SuperLink answers, then register who is not yet registered."""
+    """Wait until the SuperLink answers, register who is not yet registered, and warn of expiry."""
     while not probe_superlink(coordinator).up:
         if over.wait(POLL_SECONDS):
             return
@@ -114,7 +125,9 @@ def _follow(
             over.wait(RETRY_SECONDS)
         else:
             say(f"Nodes are known; the registry is {coordinator.registry}.")
-            return
+            break
+    if not insecure:
+        _warn_daily(coordinator, over, say)
 
 
 def _explain(ended: Ended) -> str:
