@@ -28,7 +28,7 @@ from deployment.certificates import (
     make_authority,
 )
 from deployment.files import make_folder, read_toml, write_file, write_toml
-from deployment.parties import Party, parties_from_toml, parties_to_toml
+from deployment.parties import Party, parties_from_toml, parties_to_toml, require_distinct
 from task.errors import DeploymentError
 
 CONNECTION = "pluralllm"
@@ -113,7 +113,7 @@ class Coordinator:
                 f"{folder} exists and is not empty: a deployment is never overwritten. Choose "
                 "another folder, or add to this one with `pluralllm deploy add`."
             )
-        _require_distinct(parties)
+        require_distinct(parties)
         authority = make_authority(AUTHORITY_DAYS)
         server = issue_server_certificate(authority, (address.host, *address.names), days)
         for made in (coordinator.folder, coordinator.own, coordinator.flower_home):
@@ -160,7 +160,7 @@ class Coordinator:
         with FileLock(self.own / ".parties.lock"):
             parties = {party.name: party for party in self.parties()}
             yield parties
-            _require_distinct(list(parties.values()))
+            require_distinct(list(parties.values()))
             self._write_parties(list(parties.values()))
 
     def write_connection(self, port: int, *, insecure: bool) -> None:
@@ -289,18 +289,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _require_distinct(parties: Sequence[Party]) -> None:
-    names = [party.name for party in parties]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DeploymentError(f"Two parties are called {twice[0]!r}: expected different names.")
-    groups = [group for party in parties for group in party.groups]
-    shared = sorted({group for group in groups if groups.count(group) > 1})
-    if shared:
-        owners = [party.name for party in parties if shared[0] in party.groups]
-        raise DeploymentError(
-            f"Group {shared[0]!r} is said to be with {' and with '.join(owners)}. Expected one "
-            "party for each group."
-        )

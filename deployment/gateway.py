@@ -24,8 +24,8 @@ from typing import Any
 
 import httpx
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from deployment.bounded_protocol import DROPPED_SECONDS, BoundedProtocol
 from deployment.coordinator import Coordinator
 from deployment.node_auth import NodeAuthentication
 from task.errors import DeploymentError
@@ -46,11 +46,7 @@ BODY_BYTES = 32 * 2**20
 """Flower sends arrays in objects of 5 MiB; a message's metrics are one object."""
 BODY_SECONDS = 300.0
 """For one body: 32 MiB over a line of 1 Mbit/s."""
-HEADER_SECONDS = 10.0
-CONNECTIONS = 400
-"""At once, each with one to the SuperLink behind it: few enough for 1024 descriptors."""
 DROPPED_BYTES = 64 * 2**10
-DROPPED_SECONDS = 2.0
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -138,28 +134,6 @@ class Gateway:
             if name == b"content-length" and int(value) > BODY_BYTES:  # checked by the server
                 raise RefusedError(413, f"Expected at most {BODY_BYTES} bytes.")
         return True
-
-
-class BoundedProtocol(H11Protocol):
-    """Ends connections that ask for nothing, and those above a number: they cost descriptors."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection in, after its TLS handshake."""
-        super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
-            transport.abort()
-        else:
-            self.loop.call_later(HEADER_SECONDS, self._end_if_silent)
-
-    def on_response_complete(self) -> None:
-        """Finish a response; a connection that is closed then does not wait for the other side."""
-        super().on_response_complete()
-        if self.transport.is_closing():
-            self.loop.call_later(DROPPED_SECONDS, self.transport.abort)
-
-    def _end_if_silent(self) -> None:
-        if self.cycle is None:  # no request's headers are complete
-            self.transport.abort()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from flwr.supercore.date import now
 from flwr.supernode import node_auth_http_interceptor as interceptor
 
-from deployment import gateway
+from deployment import bounded_protocol, gateway
 from deployment.certificates import Issued
 from deployment.coordinator import Coordinator, parse_address
 from deployment.gateway import open_gateway
@@ -178,7 +178,8 @@ def test_a_stranger_is_refused_before_the_superlink_hears_of_it(
 def test_a_strangers_body_without_an_end_is_not_read(
     served: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway, "DROPPED_SECONDS", 0.2)
+    for module in (gateway, bounded_protocol):
+        monkeypatch.setattr(module, "DROPPED_SECONDS", 0.2)
 
     def endless() -> Iterator[bytes]:
         while True:  # only the gateway can end this
@@ -284,7 +285,7 @@ def connected(coordinator: Coordinator) -> ssl.SSLSocket:
 def test_a_connection_that_asks_for_nothing_is_ended(
     served: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(bounded_protocol, "HEADER_SECONDS", 0.2)
     with connected(served) as stream:
         stream.sendall(b"POST /v1/fleet/push-object HTTP/1.1\r\nHost:")
         with pytest.raises(ConnectionResetError):
@@ -293,7 +294,7 @@ def test_a_connection_that_asks_for_nothing_is_ended(
 
 
 def test_connections_are_bounded(served: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway, "CONNECTIONS", 1)
+    monkeypatch.setattr(bounded_protocol, "CONNECTIONS", 1)
     with connected(served), pytest.raises(OSError):
         post(served, PATH, b"x")
 
