@@ -1,6 +1,7 @@
 """`pluralllm deploy`: a federation of machines of its own, one command for each that takes part."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,9 @@ from cli.deploy_status import show_status
 from cli.settings import Settings
 from deployment.coordinator import Coordinator, parse_address
 from deployment.hand_over import hand_over, party_folder
-from deployment.node_keys import PUBLIC_KEY, make_node_key, read_public_key
+from deployment.node_keys import PUBLIC_KEY, PublicKey, make_node_key, read_public_key
 from deployment.parties import Party, parse_party
-from deployment.registration import cut_off, register_parties, unregister
+from deployment.registration import cut_off, register_parties, registering, unregister
 from deployment.superlink import probe_superlink, run_superlink
 from deployment.supernode import run_supernode
 from deployment.supernode_config import check_supernode, read_supernode_config
@@ -113,27 +114,22 @@ def add(
     """
     coordinator = Coordinator.open(folder)
     sent = read_public_key(public_key) if public_key else None
-    with coordinator.changing_parties() as parties:
-        if group:
+    if group:
+        new = parse_party(f"{name}={group}", "held-out" if held_out else "train")
+        with coordinator.changing_parties() as parties:
             if name in parties:
                 raise DeploymentError(
                     f"{name} is a party already. Leave --group away to take in its key."
                 )
-            new = parse_party(f"{name}={group}", "held-out" if held_out else "train")
+            _require_unused(parties, name, sent)
             parties[name] = new
-        elif name not in parties:
-            raise DeploymentError(
-                f"There is no party {name!r}. Expected one of {', '.join(parties) or '(none)'}, or "
-                "--group for a new one."
-            )
-        former = parties[name]
-        if sent and sent.text != former.public_key:
-            _require_unused(parties, name, sent.text)
-            if former.node_id:
-                cut_off(coordinator, former.node_id)
-            parties[name] = replace(former, public_key=sent.text, node_id="")
+    if sent:
+        with registering(coordinator):
+            _take_key(coordinator, name, sent)
+    else:
+        _party(coordinator, name)
     if group and not party_folder(coordinator, name).exists():
-        hand_over(coordinator, parties[name])
+        hand_over(coordinator, _party(coordinator, name))
         print(f"{name}: hand over {os.path.relpath(party_folder(coordinator, name))}")
     if sent:
         print(f"{name}: key {sent.fingerprint}")
@@ -217,7 +213,28 @@ def _register_now(coordinator: Coordinator) -> None:
         print(line)
 
 
-def _require_unused(parties: dict[str, Party], name: str, key_text: str) -> None:
+def _take_key(coordinator: Coordinator, name: str, sent: PublicKey) -> None:
+    former = _party(coordinator, name)
+    if sent.text == former.public_key:
+        return
+    _require_unused({party.name: party for party in coordinator.parties()}, name, sent)
+    if former.node_id:
+        cut_off(coordinator, former.node_id)
+    with coordinator.changing_parties() as parties:
+        parties[name] = replace(parties[name], public_key=sent.text, node_id="")
+
+
+def _party(coordinator: Coordinator, name: str) -> Party:
+    parties = {party.name: party for party in coordinator.parties()}
+    if name not in parties:
+        raise DeploymentError(
+            f"There is no party {name!r}. Expected one of {', '.join(parties) or '(none)'}, or "
+            "--group for a new one."
+        )
+    return parties[name]
+
+
+def _require_unused(parties: Mapping[str, Party], name: str, sent: PublicKey | None) -> None:
     for other in parties.values():
-        if other.name != name and other.public_key == key_text:
+        if sent and other.name != name and other.public_key == sent.text:
             raise DeploymentError(f"This key is {other.name}'s. Expected one that is {name}'s own.")

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import typer
 
+from cli.run_checks import require_startable
 from cli.settings import merge_settings, with_resumed
 from deployment.coordinator import Coordinator
-from deployment.flower import COMPLETED
+from deployment.flower import COMPLETED, UNKNOWN
 from deployment.registration import known_nodes
 from deployment.runs import follow_run, start_run
 from deployment.superlink import probe_superlink
-from server_app.open_run import require_interrupted
-from server_app.run_directory import recorded_failure, require_unused
-from server_app.sinks import check_sinks
-from server_app.strategies import require_strategy
+from server_app.run_directory import recorded_failure
 from task.accounting import ClientReleases
 from task.config import NODES, RunConfig
 from task.errors import ConfigError, DeploymentError
@@ -55,6 +53,13 @@ def run_on_nodes(folder: Path, settings: list[str] | None, *, detach: bool) -> N
             "says how it stands."
         )
         raise typer.Exit(130) from None
+    if status.startswith(UNKNOWN):
+        typer.echo(
+            f"error: how the run stands is not known, and it may go on ({status}). `pluralllm "
+            f"deploy status {shown}` tells, once the SuperLink answers.",
+            err=True,
+        )
+        raise typer.Exit(1)
     if status != COMPLETED:
         reason = recorded_failure(directory)
         typer.echo(f"error: the run did not complete ({status}). {reason}", err=True)
@@ -92,12 +97,7 @@ def nodes_config(coordinator: Coordinator, given: dict[str, Scalar], now: dateti
 
 def _check(coordinator: Coordinator, config: RunConfig) -> None:
     """Check everything that can be checked before the nodes hear of the run."""
-    require_strategy(config)
-    check_sinks(config.log)
-    if config.run.resume:
-        require_interrupted(config)
-    else:
-        require_unused(Path(config.run.directory))
+    require_startable(config)
     if config.privacy.unit == "client" and not coordinator.is_insecure:
         parties = [party for party in coordinator.parties() if party.role == "train"]
         ClientReleases.of(config, sum(len(party.groups) for party in parties))

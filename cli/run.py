@@ -12,16 +12,12 @@ import tomli_w
 import typer
 
 from cli.resources import simulation_resources
+from cli.run_checks import require_startable
 from cli.settings import Settings, parse_run_settings
 from cli.superlink import CONNECTION, local_superlink
 from deployment.flower import COMPLETED, Connection, app_folder, run_status
-from server_app.checkpointing.checkpoints import require_every_round
-from server_app.checkpointing.strategy_state import require_resumable
 from server_app.cohort import simulate
-from server_app.open_run import require_interrupted
-from server_app.run_directory import recorded_failure, require_unused
-from server_app.sinks import check_sinks
-from server_app.strategies import require_strategy
+from server_app.run_directory import recorded_failure
 from task.accounting import ClientReleases
 from task.config import RunConfig
 from task.errors import ConfigError
@@ -78,14 +74,7 @@ def run(
 
 def _check(config: RunConfig) -> int:
     """Check everything that can be checked before starting anything; return the client count."""
-    strategy = require_strategy(config)
-    require_every_round(strategy, config)
-    check_sinks(config.log)
-    if config.run.resume:
-        require_resumable(strategy)
-        require_interrupted(config)
-    else:
-        require_unused(Path(config.run.directory))
+    require_startable(config)
     load_survey(config)
     roles = load_roles(config.data, config.evaluation, config.run.seed)
     if config.privacy.unit == "client":

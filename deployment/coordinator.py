@@ -4,7 +4,7 @@ In `FOLDER/coordinator/`, which stays with the coordinator (mode 0700):
 
 - `superlink.toml`: address, names in the certificate, where to listen;
 - `ca.crt`, `ca.key`: the certificate authority; `ca.key` may be kept elsewhere (`renew`);
-- `server.pem`, `server.key`: the SuperLink's certificate and key;
+- `server.pem`: the SuperLink's key and certificate, in one file since they belong together;
 - `parties.toml`: who takes part, with groups, role, public key and node id;
 - `registry.toml`: the part of it that a run reads (`nodes.registry`);
 - `flower/`: FLWR_HOME, whose `config.toml` has the connection `pluralllm`;
@@ -28,7 +28,7 @@ from deployment.certificates import (
     make_authority,
 )
 from deployment.files import make_folder, read_toml, write_file, write_toml
-from deployment.parties import Party, parties_from_toml, parties_to_toml
+from deployment.parties import Party, parties_from_toml, parties_to_toml, require_distinct
 from task.errors import DeploymentError
 
 CONNECTION = "pluralllm"
@@ -73,14 +73,14 @@ class Coordinator:
         self.authority = self.own / "ca.crt"
         self.authority_key = self.own / "ca.key"
         self.certificate = self.own / "server.pem"
-        self.key = self.own / "server.key"
         self.registry = self.own / "registry.toml"
+        self.registration_lock = self.own / ".registration.lock"
         self.state = self.own / "state.db"
         self.logs = self.own / "logs"
         self.runs = self.own / "runs"
         self.run_list = self.own / "runs.jsonl"
         self._settings = self.own / "superlink.toml"
-        self._parties = self.own / "parties.toml"
+        self.parties_file = self.own / "parties.toml"
 
     @classmethod
     def open(cls, folder: Path) -> "Coordinator":
@@ -113,7 +113,7 @@ class Coordinator:
                 f"{folder} exists and is not empty: a deployment is never overwritten. Choose "
                 "another folder, or add to this one with `pluralllm deploy add`."
             )
-        _require_distinct(parties)
+        require_distinct(parties)
         authority = make_authority(AUTHORITY_DAYS)
         server = issue_server_certificate(authority, (address.host, *address.names), days)
         for made in (coordinator.folder, coordinator.own, coordinator.flower_home):
@@ -146,17 +146,21 @@ class Coordinator:
 
     def parties(self) -> list[Party]:
         """Return who takes part, in name order."""
-        return parties_from_toml(read_toml(self._parties), self._parties)
+        return parties_from_toml(read_toml(self.parties_file), self.parties_file)
 
     @contextmanager
     def changing_parties(self) -> Iterator[dict[str, Party]]:
         """Give the parties by name, and write them and the registry as the block leaves them.
 
         One process at a time: the SuperLink's supervisor and `deploy add` may both be at it.
+
+        Raises:
+            DeploymentError: two parties would have the same group; nothing is written.
         """
         with FileLock(self.own / ".parties.lock"):
             parties = {party.name: party for party in self.parties()}
             yield parties
+            require_distinct(list(parties.values()))
             self._write_parties(list(parties.values()))
 
     def write_connection(self, port: int, *, insecure: bool) -> None:
@@ -229,26 +233,30 @@ class Coordinator:
         )
 
     def _write_server(self, server: Issued) -> None:
-        write_file(self.key, server.key, secret=True)
-        write_file(self.certificate, server.certificate)
+        write_file(self.certificate, server.key + server.certificate, secret=True)
 
     def _write_parties(self, parties: Sequence[Party]) -> None:
         """Write all that is known of the parties, and from it the registry that runs read."""
         write_toml(
-            self._parties,
+            self.parties_file,
             parties_to_toml(parties),
             "Who takes part. Written by `pluralllm deploy`; groups and role may be changed by hand"
             "\n(then restart the SuperLink).",
         )
         nodes = {
-            party.name: {"node-id": party.node_id, "groups": list(party.groups)}
+            party.name: {
+                "node-id": party.node_id,
+                "groups": list(party.groups),
+                "role": party.role,
+            }
             for party in parties
             if party.node_id
         }
         write_toml(
             self.registry,
             {"nodes": nodes},
-            "Which node may serve which group. Written by `pluralllm deploy` from parties.toml.",
+            "Which node may serve which group, in which role. Written by `pluralllm deploy` from\n"
+            "parties.toml.",
         )
 
 
@@ -281,18 +289,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _require_distinct(parties: Sequence[Party]) -> None:
-    names = [party.name for party in parties]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DeploymentError(f"Two parties are called {twice[0]!r}: expected different names.")
-    groups = [group for party in parties for group in party.groups]
-    shared = sorted({group for group in groups if groups.count(group) > 1})
-    if shared:
-        owners = [party.name for party in parties if shared[0] in party.groups]
-        raise DeploymentError(
-            f"Group {shared[0]!r} is said to be with {' and with '.join(owners)}. Expected one "
-            "party for each group."
-        )

@@ -15,9 +15,11 @@ PUBLIC_MODE = 0o644
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder that only its owner may enter; one that is there keeps its contents."""
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o700)
+    """Create a folder that only its owner may enter; one that is there stays as it is."""
+    if path.is_dir():
+        return
+    path.mkdir(parents=True)
+    path.chmod(0o700)  # whatever the umask is
 
 
 def write_file(path: Path, content: bytes, *, secret: bool = False) -> None:

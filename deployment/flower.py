@@ -17,6 +17,9 @@ from task.paths import project_folder
 
 STATUS_SECONDS = 30.0
 POLL_SECONDS = 2.0
+ASK_SECONDS = 120.0
+"""For one command of Flower's, which takes some seconds on a slow machine."""
+UNKNOWN = "unknown"
 COMPLETED = "finished:completed"
 
 
@@ -70,16 +73,23 @@ def ask(connection: Connection, arguments: Sequence[str]) -> dict[str, Any]:
     """Run `flwr <arguments> --format json` and return what it answers.
 
     Raises:
-        DeploymentError: it fails, in Flower's words.
+        DeploymentError: it fails, in Flower's words, or gives no answer.
     """
-    done = subprocess.run(
-        [program("flwr"), *arguments, "--format", "json"],
-        env=environment(connection.home),
-        cwd=connection.home,  # a folder of the connection's name would be taken for an app
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [program("flwr"), *arguments, "--format", "json"],
+            env=environment(connection.home),
+            cwd=connection.home,  # a folder of the connection's name would be taken for an app
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=ASK_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise DeploymentError(
+            f"`flwr {' '.join(arguments)}` had no answer for {ASK_SECONDS:.0f} s: the SuperLink "
+            "hangs. Restart it."
+        ) from None
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
@@ -91,7 +101,11 @@ def ask(connection: Connection, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def run_status(
-    connection: Connection, run_id: str = "", *, patience: float | None = STATUS_SECONDS
+    connection: Connection,
+    run_id: str = "",
+    *,
+    patience: float | None = STATUS_SECONDS,
+    away: float = 0.0,
 ) -> str:
     """Return how a run ended, or how it stands when patience has run out.
 
@@ -101,14 +115,21 @@ def run_status(
         connection: the way to the SuperLink.
         run_id: by default that of the last run.
         patience: seconds to wait for the end. None: however long it takes.
+        away: seconds for which the SuperLink may answer nothing before the status is `UNKNOWN`.
     """
     arguments = ["ls", connection.name] + (["--run-id", run_id] if run_id else [])
     deadline = time.monotonic() + (math.inf if patience is None else patience)
+    answered = time.monotonic()
     while True:
         try:
             status = str(ask(connection, arguments)["runs"][0]["status"])
-        except (DeploymentError, LookupError) as error:
-            return f"unknown: {error}"
+            answered = time.monotonic()
+        except LookupError:
+            return f"{UNKNOWN}: the SuperLink does not know the run"
+        except DeploymentError as error:
+            status = f"{UNKNOWN}: {error}"
+            if time.monotonic() - answered >= away:
+                return status
         if status.startswith("finished") or time.monotonic() >= deadline:
             return status
         time.sleep(POLL_SECONDS)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import tomli_w
+
 from deployment.coordinator import Coordinator
 from deployment.files import make_folder, write_file
 from deployment.node_keys import PRIVATE_KEY, PUBLIC_KEY, PublicKey, make_node_key
@@ -13,14 +15,14 @@ SUPERNODE_FILE = "supernode.toml"
 SUPERNODE = """\
 # This machine's part in a federation. Paths are relative to this file.
 [superlink]
-address = "{address}"
+address = {address}
 certificate-authority = "ca.crt"
-private-key = "{key}"
+private-key = {key}
 
 [node]
 data-path = ""                 # FILL IN: your survey (CSV, JSON Lines or Parquet, in long form)
-group = "{groups}"
-role = "{role}"
+group = {groups}
+role = {role}
 state-path = "state"           # what this machine keeps between rounds; only its own
 # encoder = ""                 # where this machine has the encoder, if not at encoder.name
 # privacy-unit = "member"      # refuse every run that protects another unit, or none ...
@@ -63,10 +65,10 @@ def hand_over(
     make_folder(folder)
     write_file(folder / "ca.crt", coordinator.authority.read_bytes())
     text = SUPERNODE.format(
-        address=coordinator.address.text,
-        key=PRIVATE_KEY,
-        groups=_quoted("|".join(party.groups)),
-        role=party.role,
+        address=_value(coordinator.address.text),
+        key=_value(PRIVATE_KEY),
+        groups=_value("|".join(party.groups)),
+        role=_value(party.role),
     )
     write_file(folder / SUPERNODE_FILE, text.encode())
     readme = README_WITH_KEY if make_key else README
@@ -75,6 +77,6 @@ def hand_over(
     return make_node_key(folder) if make_key else None
 
 
-def _quoted(text: str) -> str:
-    """Return a text as it stands between a TOML string's quotes."""
-    return text.replace("\\", "\\\\").replace('"', '\\"')
+def _value(text: str) -> str:
+    """Return a text as a TOML value, quotes and all."""
+    return tomli_w.dumps({"x": text}).removeprefix("x = ").rstrip("\n")

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -43,7 +44,8 @@ def process_log(file: Path) -> ProcessLog:
         plain = COLOUR.sub("", line)
         if ROUTINE.search(plain):
             return
-        print(line if sys.stdout.isatty() else plain, flush=True)
         logger.info("%s", plain)
+        with suppress(OSError, ValueError):  # the file has it: no reason to end what is supervised
+            print(line if sys.stdout.isatty() else plain, flush=True)
 
     return ProcessLog(output, lambda line: output(f"pluralllm: {line}"))

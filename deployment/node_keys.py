@@ -54,7 +54,7 @@ def make_node_key(folder: Path) -> PublicKey:
         serialization.PrivateFormat.OpenSSH,
         serialization.NoEncryption(),
     )
-    public = _public_key(key.public_key())
+    public = public_key_text(key.public_key())
     write_file(folder / PUBLIC_KEY, f"{public.text}\n".encode())
     write_file(file, private, secret=True)
     return public
@@ -81,7 +81,7 @@ def read_public_key(path: Path) -> PublicKey:
         ) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
         raise DeploymentError(_other_kind(path))
-    return _public_key(key)
+    return public_key_text(key)
 
 
 def check_private_key(path: Path) -> PublicKey:
@@ -110,10 +110,11 @@ def check_private_key(path: Path) -> PublicKey:
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
         raise DeploymentError(_other_kind(path))
-    return _public_key(key.public_key())
+    return public_key_text(key.public_key())
 
 
-def _public_key(key: ec.EllipticCurvePublicKey) -> PublicKey:
+def public_key_text(key: ec.EllipticCurvePublicKey) -> PublicKey:
+    """Return a key as it stands in `node.pub`."""
     encoded = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return PublicKey(encoded.decode())
 

@@ -97,3 +97,19 @@ def parties_to_toml(parties: Sequence[Party]) -> dict[str, Any]:
             for party in sorted(parties, key=lambda party: party.name)
         }
     }
+
+
+def require_distinct(parties: Sequence[Party]) -> None:
+    """Raise a `DeploymentError` where two parties have the same name, or the same group."""
+    names = [party.name for party in parties]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DeploymentError(f"Two parties are called {twice[0]!r}: expected different names.")
+    groups = [group for party in parties for group in party.groups]
+    shared = sorted({group for group in groups if groups.count(group) > 1})
+    if shared:
+        owners = [party.name for party in parties if shared[0] in party.groups]
+        raise DeploymentError(
+            f"Group {shared[0]!r} is said to be with {' and with '.join(owners)}. Expected one "
+            "party for each group."
+        )

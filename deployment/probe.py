@@ -24,13 +24,14 @@ class Probe:
     reason: str = ""
 
 
-def probe(host: str, port: int, authority: Path | None) -> Probe:
+def probe(host: str, port: int, authority: Path | None, *, any_name: bool = False) -> Probe:
     """Ask `/health` of a SuperLink.
 
     Args:
         host: its name or address.
         port: its port.
         authority: the certificate authority's certificate; None: without TLS.
+        any_name: whether the server's certificate may be for another name, as on its own machine.
     """
     where = f"{host}:{port}"
     connection: http.client.HTTPConnection
@@ -38,6 +39,7 @@ def probe(host: str, port: int, authority: Path | None) -> Probe:
         connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS)
     else:
         context = ssl.create_default_context(cafile=str(authority))
+        context.check_hostname = not any_name
         connection = http.client.HTTPSConnection(host, port, timeout=PROBE_SECONDS, context=context)
     try:
         connection.request("GET", "/health")

@@ -6,9 +6,13 @@ even when its node is unregistered: a party that was removed returns with a new 
 """
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from deployment import flower
 from deployment.coordinator import CONNECTION, Coordinator
@@ -36,9 +40,26 @@ def known_nodes(coordinator: Coordinator) -> dict[str, dict[str, Any]]:
 def register_parties(coordinator: Coordinator) -> list[str]:
     """Register every party that has a key and no node; return what was done, a line each.
 
+    One process at a time: otherwise the second to register a key would be told that it is in use.
+
     Raises:
         DeploymentError: the SuperLink does not answer, or refuses a key.
     """
+    with registering(coordinator):
+        return _register_parties(coordinator)
+
+
+@contextmanager
+def registering(coordinator: Coordinator) -> Iterator[None]:
+    """Keep other processes from registering and cutting off nodes while the block runs.
+
+    The lock of parties.toml is another: it is never held while the SuperLink is asked.
+    """
+    with FileLock(coordinator.registration_lock):
+        yield
+
+
+def _register_parties(coordinator: Coordinator) -> list[str]:
     done = []
     known = known_nodes(coordinator)
     for party in coordinator.parties():
@@ -63,14 +84,16 @@ def unregister(coordinator: Coordinator, name: str) -> None:
     Raises:
         DeploymentError: there is no such party, or the SuperLink does not answer.
     """
-    with coordinator.changing_parties() as parties:
+    with registering(coordinator):
+        parties = {party.name: party for party in coordinator.parties()}
         if name not in parties:
             raise DeploymentError(
                 f"There is no party {name!r}. Expected one of {', '.join(parties)}."
             )
         if parties[name].node_id:
             cut_off(coordinator, parties[name].node_id)
-        del parties[name]
+        with coordinator.changing_parties() as changed:
+            del changed[name]
 
 
 def cut_off(coordinator: Coordinator, node_id: str) -> None:

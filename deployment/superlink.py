@@ -16,6 +16,7 @@ from task.errors import DeploymentError
 POLL_SECONDS = 0.5
 RETRY_SECONDS = 10.0
 EXPIRY_WARNING_DAYS = 30
+WARNING_SECONDS = 86_400.0
 
 
 def run_superlink(coordinator: Coordinator, *, insecure: bool = False) -> None:
@@ -32,25 +33,35 @@ def run_superlink(coordinator: Coordinator, *, insecure: bool = False) -> None:
                 f"{coordinator.address.port} may take part or start runs. For tests on one machine."
             )
             coordinator.write_connection(coordinator.address.port, insecure=True)
-            _supervise(coordinator, log, insecure=True)
+            supervisor = _supervisor(coordinator, log, insecure=True)
+            supervisor.run(lambda: superlink_command(coordinator, insecure=True))
             return
-        _check_certificates(coordinator, log.say)
-        port = flower.free_port()
-        with open_gateway(coordinator, port):
-            coordinator.write_connection(port, insecure=False)
-            _supervise(coordinator, log, insecure=False)
+        read_certificate(coordinator.authority)
+        _warn_of_expiry(coordinator, log.say)
+        supervisor = _supervisor(coordinator, log, insecure=False)
+
+        def ended() -> None:
+            supervisor.fail("The gateway has ended, so no node can come in. Start again.")
+
+        with open_gateway(coordinator, flower.free_port(), ended) as gateway:
+
+            def command() -> list[str]:
+                gateway.port = flower.free_port()  # the former one may be taken meanwhile
+                coordinator.write_connection(gateway.port, insecure=False)
+                return superlink_command(coordinator, insecure=False)
+
+            supervisor.run(command)
 
 
-def _supervise(coordinator: Coordinator, log: ProcessLog, *, insecure: bool) -> None:
-    Supervisor(
-        superlink_command(coordinator, insecure=insecure),
+def _supervisor(coordinator: Coordinator, log: ProcessLog, *, insecure: bool) -> Supervisor:
+    return Supervisor(
         flower.environment(coordinator.flower_home),
         coordinator.flower_home,
         output=log.output,
         say=log.say,
         explain=_explain,
         started=lambda over: _follow(coordinator, insecure=insecure, over=over, say=log.say),
-    ).run()
+    )
 
 
 def superlink_command(coordinator: Coordinator, *, insecure: bool) -> list[str]:
@@ -64,21 +75,33 @@ def superlink_command(coordinator: Coordinator, *, insecure: bool) -> list[str]:
         return [*command, "--insecure"]
     command += ["--ssl-ca-certfile", str(coordinator.authority)]
     command += ["--ssl-certfile", str(coordinator.certificate)]
-    command += ["--ssl-keyfile", str(coordinator.key)]
+    command += ["--ssl-keyfile", str(coordinator.certificate)]
     return [*command, "--enable-supernode-auth"]
 
 
 def probe_superlink(coordinator: Coordinator) -> Probe:
-    """Say whether the coordinator's SuperLink answers on this machine."""
-    authority = None if coordinator.is_insecure else coordinator.authority
-    return probe("127.0.0.1", coordinator.local_port, authority)
+    """Say whether the coordinator's SuperLink answers where nodes come in."""
+    if coordinator.is_insecure:
+        return probe("127.0.0.1", coordinator.local_port, None)
+    address = coordinator.address
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.listen, address.listen)
+    return probe(host, address.port, coordinator.authority, any_name=True)
 
 
-def _check_certificates(coordinator: Coordinator, say: Callable[[str], None]) -> None:
-    read_certificate(coordinator.authority)
+def _warn_of_expiry(coordinator: Coordinator, say: Callable[[str], None]) -> None:
     left = days_left(read_certificate(coordinator.certificate))
     if left < EXPIRY_WARNING_DAYS:
         say(f"WARNING: the server's certificate ends in {left} days: run `pluralllm deploy renew`.")
+
+
+def _warn_daily(
+    coordinator: Coordinator, over: threading.Event, say: Callable[[str], None]
+) -> None:
+    while not over.wait(WARNING_SECONDS):
+        try:
+            _warn_of_expiry(coordinator, say)
+        except DeploymentError as error:  # it has expired, or is gone
+            say(f"WARNING: {error}")
 
 
 def _follow(
@@ -88,7 +111,7 @@ def _follow(
     over: threading.Event,
     say: Callable[[str], None],
 ) -> None:
-    """Wait until the SuperLink answers, then register who is not yet registered."""
+    """Wait until the SuperLink answers, register who is not yet registered, and warn of expiry."""
     while not probe_superlink(coordinator).up:
         if over.wait(POLL_SECONDS):
             return
@@ -102,7 +125,9 @@ def _follow(
             over.wait(RETRY_SECONDS)
         else:
             say(f"Nodes are known; the registry is {coordinator.registry}.")
-            return
+            break
+    if not insecure:
+        _warn_daily(coordinator, over, say)
 
 
 def _explain(ended: Ended) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from deployment import flower
 from deployment.files import make_folder, write_toml
 from deployment.log import process_log
+from deployment.node_auth import UNKNOWN_KEY, WRONG_CLOCK
 from deployment.node_keys import check_private_key
 from deployment.probe import probe
 from deployment.supernode_config import SuperNodeConfig
@@ -33,7 +34,7 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
     node_config = home / "node-config.toml"
     write_toml(node_config, config.given, "Written by `pluralllm deploy supernode`.")
     command = [flower.program("flower-supernode"), "--superlink", config.address.text]
-    command += ["--host", "127.0.0.1", "--port", str(port or flower.free_port())]
+    command += ["--host", "127.0.0.1"]
     command += ["--node-config", str(node_config)]
     if insecure:
         command += ["--insecure"]
@@ -48,7 +49,6 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
     if not found.up:
         log.say(found.reason)
     supervisor = Supervisor(
-        command,
         flower.environment(home),
         home,
         output=log.output,
@@ -56,7 +56,9 @@ def run_supernode(config: SuperNodeConfig, *, insecure: bool = False, port: int 
         explain=Refusals(config, insecure=insecure).explain,
     )
     with sole_owner(home):
-        supervisor.run()
+        supervisor.run(  # another port each time: the former one may be taken meanwhile
+            lambda: [*command, "--port", str(port or flower.free_port())]
+        )
 
 
 @dataclass
@@ -83,12 +85,16 @@ class Refusals:
         if "Failed to activate SuperNode" in text:
             return self._refused()
         self.refused_since = None
-        if "SuperNode terminated gracefully" in text:
+        if UNKNOWN_KEY in text:
             return (
-                "The SuperLink no longer accepts this node: it was removed there, or the clock "
-                f"here ({time.strftime('%Y-%m-%d %H:%M:%S %Z')}) is minutes off. Ask the "
-                "coordinator."
+                "The SuperLink refuses this node: its key "
+                f"{check_private_key(self.config.private_key).fingerprint} is not registered (send "
+                "node.pub to the coordinator, for `pluralllm deploy add`), or was removed."
             )
+        if WRONG_CLOCK in text:
+            return self._ended_itself()
+        if "SuperNode terminated gracefully" in text:
+            return self._ended_itself()
         if "Exit Code: 606" in text:
             return "The SuperLink runs another version of Flower: install the same one here."
         if "Exit Code: 305" in text or "SSL/TLS handshake error" in text:
@@ -97,6 +103,12 @@ class Refusals:
             if found.reason:
                 return found.reason
         return f"The SuperNode ended (exit status {ended.status}); its last lines are above."
+
+    def _ended_itself(self) -> str:
+        return (
+            "The SuperLink no longer accepts this node: it was removed there, or the clock here "
+            f"({time.strftime('%Y-%m-%d %H:%M:%S %Z')}) is minutes off. Ask the coordinator."
+        )
 
     def _refused(self) -> str:
         now = time.monotonic()

@@ -69,10 +69,9 @@ class Ended:
 
 
 class Supervisor:
-    """Runs a command in the foreground until SIGTERM, SIGINT or SIGHUP, again and again.
+    """Runs commands in the foreground until SIGTERM, SIGINT or SIGHUP, again and again.
 
     Args:
-        command: the program and its arguments.
         environment: of the process.
         folder: belongs to this process alone (`sole_owner`); what a supervisor that was killed has
             left running there is ended first.
@@ -85,7 +84,6 @@ class Supervisor:
 
     def __init__(
         self,
-        command: Sequence[str],
         environment: Mapping[str, str],
         folder: Path,
         *,
@@ -95,7 +93,6 @@ class Supervisor:
         started: Callable[[threading.Event], None] | None = None,
         back_off: BackOff | None = None,
     ) -> None:
-        self._command = list(command)
         self._environment = {**environment, SUPERVISED: str(folder)}
         self._folder = folder
         self._output = output
@@ -104,40 +101,54 @@ class Supervisor:
         self._started = started
         self._back_off = back_off or BackOff()
         self._events: SimpleQueue[str | int] = SimpleQueue()  # STOP, or an exit status
+        self._failure = ""
 
-    def run(self) -> None:
+    def run(self, command: Callable[[], Sequence[str]]) -> None:
         """Start the process, and again whenever it has ended, until told to stop.
 
+        Args:
+            command: gives the program and its arguments, before each start.
+
         Raises:
-            DeploymentError: the program does not exist.
+            DeploymentError: the program does not exist, or `fail` was called.
         """
         with self._stopped_by_signals():
             if left := stop_family(SUPERVISED, str(self._folder)):
                 self._say(f"Ended {left} process(es) that an earlier start had left behind.")
             try:
-                self._supervise()
+                self._supervise(command)
             finally:
                 stop_family(SUPERVISED, str(self._folder))
 
-    def _supervise(self) -> None:
+    def fail(self, reason: str) -> None:
+        """End the process and this supervisor, from another thread, as it cannot be of use."""
+        self._failure = reason
+        self._events.put(STOP)
+
+    def _supervise(self, command: Callable[[], Sequence[str]]) -> None:
         while True:
-            ended = self._run_once()
+            ended = self._run_once(command())
             if ended is None:
-                self._say("Stopped.")
+                self._stopped()
                 return
             wait = self._back_off.after(ended.seconds)
             self._say(f"{self._explain(ended)} Next start in {wait:.0f} s.")
             if self._told_to_stop(wait):
-                self._say("Stopped.")
+                self._stopped()
                 return
 
-    def _run_once(self) -> Ended | None:
+    def _stopped(self) -> None:
+        if self._failure:
+            raise DeploymentError(self._failure)
+        self._say("Stopped.")
+
+    def _run_once(self, command: Sequence[str]) -> Ended | None:
         """Run the process once; None when it was told to stop."""
         began = time.monotonic()
         lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
         try:
             process = subprocess.Popen(
-                self._command,
+                command,
                 env=self._environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -149,7 +160,7 @@ class Supervisor:
             )
         except OSError as error:
             raise DeploymentError(
-                f"{self._command[0]} cannot be started: {error.strerror}. Is Flower installed in "
+                f"{command[0]} cannot be started: {error.strerror}. Is Flower installed in "
                 "this environment? `pluralllm doctor` tells."
             ) from None
         over = threading.Event()
@@ -175,7 +186,10 @@ class Supervisor:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip("\n"))
-            self._output(lines[-1])
+            try:
+                self._output(lines[-1])
+            except (OSError, ValueError):  # a full disk, a console that was closed: the line is
+                continue  # lost; were the pipe no longer read, the process would stand still
 
     def _told_to_stop(self, seconds: float) -> bool:
         try:

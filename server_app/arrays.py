@@ -5,7 +5,7 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from numpy.typing import NDArray
 
@@ -103,7 +103,9 @@ def content_bytes(content: RecordDict) -> int:
     size = sum(
         num_bytes(arrays) + sum(map(len, arrays)) for arrays in content.array_records.values()
     )
-    for record in (*content.metric_records.values(), *content.config_records.values()):
+    plain: list[MetricRecord | ConfigRecord] = [*content.metric_records.values()]
+    plain += content.config_records.values()
+    for record in plain:
         for key, value in record.items():
             values = value if isinstance(value, list) else [value]
             size += len(key) + sum(len(v) if isinstance(v, str | bytes) else 8 for v in values)

@@ -26,7 +26,7 @@ def accepted_ids(messages: Sequence[Message], returned: Sequence[str | None]) ->
 
 def reason_of(error: Error) -> str:
     """Return why a message was not answered, in words."""
-    return one_line(error.reason) or f"error code {error.code}"
+    return one_line(error.reason or "") or f"error code {error.code}"
 
 
 def one_line(text: str) -> str:

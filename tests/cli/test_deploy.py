@@ -89,6 +89,7 @@ def test_a_party_may_come_later(pluralllm: Command, tmp_path: Path) -> None:
         (["add", "d", "radio", "x.pub"], "x.pub cannot be read"),
         (["add", "d", "radio"], "There is no party 'radio'"),
         (["add", "d", "paper", "--group", "France"], "is a party already"),
+        (["add", "d", "radio", "--group", "France"], "with paper and with radio"),
         (["add", "d", "paper", "hospital.pub"], "This key is hospital's"),
         (["status", "."], "is not a deployment's folder"),
         (["renew", "d", "--ca-key", "gone"], "gone cannot be read"),
@@ -99,6 +100,11 @@ def test_a_party_may_come_later(pluralllm: Command, tmp_path: Path) -> None:
         (["run", "d", "data.source=table"], "expected 'nodes' (or nothing)"),
         (["run", "d", "data.train-groups=x"], "each node's own config says it"),
         (["run", "d", "strategy.name=fedavgg"], "Did you mean 'fedavg'?"),
+        (["run", "d", "strategy.name=ditto", "checkpoint.every=5"], "checkpoint.every = 5"),
+        (
+            ["run", "d", "strategy.name=fedmedian", "privacy.secure-aggregation=true"],
+            "strategy.name = 'fedmedian'",
+        ),
         (["remove", "d", "nobody"], "no party 'nobody'"),
     ],
 )
@@ -210,6 +216,16 @@ def test_a_failed_run_has_a_status_and_says_why(
     outcome = pluralllm("deploy", "run", "d", "run.directory=mine")
     assert outcome.status == 1
     assert "error: the run did not complete (finished:failed)" in outcome.err
+
+
+def test_a_superlink_that_is_away_is_no_failed_run(
+    pluralllm: Command, flower: dict[str, Any]
+) -> None:
+    flower["status"] = "unknown: nobody answers"
+    outcome = pluralllm("deploy", "run", "d")
+    assert outcome.status == 1
+    assert "it may go on (unknown: nobody answers)" in outcome.err
+    assert "did not complete" not in outcome.err
 
 
 def test_an_interrupted_command_leaves_its_run_alone(

@@ -48,8 +48,7 @@ def test_secrets_are_for_their_owner_only(coordinator: Coordinator) -> None:
     hand_over(coordinator, HOSPITAL, make_key=True)
     files = [path for path in coordinator.folder.rglob("*") if path.is_file()]
     secret = {path.name for path in files if path.stat().st_mode & 0o077 == 0}
-    assert {path.name for path in files if path.suffix == ".key"} == secret
-    assert secret == {"ca.key", "server.key", "node.key"}
+    assert secret == {"ca.key", "server.pem", "node.key"}
     for folder in (coordinator.folder, coordinator.own, party_folder(coordinator, "hospital")):
         assert folder.stat().st_mode & 0o777 == 0o700
 
@@ -60,7 +59,7 @@ def test_a_party_gets_nobody_elses_secret(coordinator: Coordinator) -> None:
     files = {path.name for path in party_folder(coordinator, "hospital").iterdir()}
     assert files == {"ca.crt", "supernode.toml", "README.txt"}
     content = [path.read_bytes() for path in party_folder(coordinator, "ministry").iterdir()]
-    secrets = [coordinator.authority_key.read_bytes(), coordinator.key.read_bytes()]
+    secrets = [coordinator.authority_key.read_bytes(), coordinator.certificate.read_bytes()]
     assert not any(secret in each for secret in secrets for each in content)
 
 
@@ -81,7 +80,13 @@ def test_parties_come_back_as_they_were_written(coordinator: Coordinator) -> Non
     assert coordinator.parties()[1].node_id == "12"
     registry = tomllib.loads(coordinator.registry.read_text())
     assert registry == {
-        "nodes": {"ministry": {"node-id": "12", "groups": ["Japan", "Northern Ireland"]}}
+        "nodes": {
+            "ministry": {
+                "node-id": "12",
+                "groups": ["Japan", "Northern Ireland"],
+                "role": "held-out",
+            }
+        }
     }
 
 
@@ -161,8 +166,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
-def test_a_group_with_quotes_survives_the_hand_over(coordinator: Coordinator) -> None:
-    group = 'The "old" \\ town'
+@pytest.mark.parametrize("group", ['The "old" \\ town', "A\tB", "A\nB\x07", "São Tomé"])
+def test_any_groups_name_survives_the_hand_over(coordinator: Coordinator, group: str) -> None:
     hand_over(coordinator, Party("paper", (group, "B")))
     folder = party_folder(coordinator, "paper")
     change(folder, 'data-path = ""', 'data-path = "x.csv"')
@@ -206,3 +211,17 @@ def test_a_malformed_survey_is_said_before_the_node_connects(party: Path) -> Non
     (party / "survey.csv").write_text(SURVEY.replace(",3", ",many"))
     with pytest.raises(SurveyError, match="data row 1: count = 'many'"):
         check_supernode(read_supernode_config(party), insecure=False)
+
+
+def test_a_group_belongs_to_one_party_also_when_it_comes_later(coordinator: Coordinator) -> None:
+    changing = coordinator.changing_parties()
+    with pytest.raises(DeploymentError, match="hospital and with radio"), changing as parties:
+        parties["radio"] = Party("radio", ("Germany",))
+    assert [party.name for party in coordinator.parties()] == ["hospital", "ministry"]
+
+
+def test_a_state_folder_that_is_shared_stays_so(party: Path) -> None:
+    (party / "shared").mkdir(mode=0o755)
+    change(party, 'state-path = "state"', 'state-path = "shared"')
+    check_supernode(read_supernode_config(party), insecure=False)
+    assert (party / "shared").stat().st_mode & 0o777 == 0o755

@@ -7,6 +7,7 @@ import pytest
 from deployment import supernode
 from deployment.coordinator import Coordinator, parse_address
 from deployment.hand_over import hand_over, party_folder
+from deployment.node_auth import UNKNOWN_KEY, WRONG_CLOCK
 from deployment.parties import Party
 from deployment.probe import Probe
 from deployment.supernode import Refusals
@@ -63,6 +64,12 @@ def test_a_refusal_after_another_end_is_a_new_one(refusals: Refusals, clock: lis
     clock[0] += 600
     assert "exit status -9" in refusals.explain(ended(status=-9))
     assert "still counts as online" in refusals.explain(ended(*REFUSED))
+
+
+def test_what_the_gateway_refuses_needs_no_waiting(refusals: Refusals) -> None:
+    lines = ("Exit Code: 305", f"[code: 401] {UNKNOWN_KEY}")
+    assert "is not registered" in refusals.explain(ended(*lines))
+    assert "minutes off" in refusals.explain(ended("Exit Code: 305", f"[code: 401] {WRONG_CLOCK}"))
 
 
 def test_a_node_that_ends_itself_was_removed(refusals: Refusals) -> None:

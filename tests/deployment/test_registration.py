@@ -1,6 +1,8 @@
 """Registration against a stand-in for `flwr supernode`; test_superlink.py asks the real one."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,3 +109,31 @@ def test_a_removed_party_is_cut_off_and_forgotten(
     assert "101" not in coordinator.registry.read_text()
     with pytest.raises(DeploymentError, match="no party 'paper'"):
         unregister(coordinator, "paper")
+
+
+def test_the_second_of_two_that_register_waits_for_the_first(
+    coordinator: Coordinator, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(way: flower.Connection, arguments: Sequence[str]) -> dict[str, Any]:
+        answer = database.ask(way, arguments)
+        if arguments[1] == "register":  # taken by the SuperLink, and not noted yet
+            began.set()
+            assert go_on.wait(20)
+        return answer
+
+    monkeypatch.setattr(flower, "ask", slow)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(register_parties, coordinator)
+        assert began.wait(20)
+        second = pool.submit(register_parties, coordinator)
+        with coordinator.changing_parties():
+            pass  # a SuperLink that hangs holds nobody's changes up
+        threading.Event().wait(0.3)
+        go_on.set()
+        assert len(first.result(20)) == 3
+        assert second.result(20) == [
+            "ministry has not sent its key yet: `pluralllm deploy add` takes node.pub."
+        ]
+    assert ids(coordinator) == ["100", "", "101"]

@@ -8,7 +8,7 @@ from deployment import flower, status
 from deployment.coordinator import Coordinator, parse_address
 from deployment.parties import Party
 from deployment.probe import Probe
-from deployment.runs import StartedRun, started_runs
+from deployment.runs import StartedRun, start_run, started_runs
 from deployment.status import NodeStatus, Scores, deployment_status, run_status
 
 PARTIES = [
@@ -105,3 +105,14 @@ def test_with_a_superlink_its_nodes_and_runs_are_told(
     assert found.others_online == 1
     assert [run.run_id for run in found.runs] == ["4", "3", "2"]
     assert found.runs[0].status == "finished:failed"
+
+
+def test_a_torn_line_of_the_list_of_runs_hides_that_run_only(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flower, "ask", lambda *_: {"run-id": 8})
+    first = start_run(coordinator, {}, Path("a"))
+    with coordinator.run_list.open("a") as stream:
+        stream.write('{"run_id": "9", "dire')
+    second = start_run(coordinator, {}, Path("b"))
+    assert started_runs(coordinator) == [first, second]

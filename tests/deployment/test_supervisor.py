@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from deployment.supervisor import BackOff, Supervisor, sole_owner
 folder = Path(sys.argv[1])
 say = lambda line: print(line, flush=True)
 supervisor = Supervisor(
-    [sys.executable, "-u", str(folder / "child.py")],
     dict(os.environ),
     folder,
     output=lambda line: say("child: " + line),
@@ -29,7 +29,7 @@ supervisor = Supervisor(
     back_off=BackOff(first=0.01, cap=0.02),
 )
 with sole_owner(folder):
-    supervisor.run()
+    supervisor.run(lambda: [sys.executable, "-u", str(folder / "child.py")])
 """
 
 FAILS_TWICE = """
@@ -131,6 +131,45 @@ def test_a_process_that_ignores_the_request_to_end_is_killed(
     lines_until(supervisor, "child: ready")
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait() == 0
+    assert not of_folder(folder)
+
+
+PRINTS_MUCH = """
+import pathlib, time
+for number in range(5000):
+    print("x" * 100, flush=True)
+pathlib.Path("through").touch()
+time.sleep(600)
+"""
+
+
+def test_a_console_that_fails_does_not_stop_the_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        f"{__name__}.SUPERVISE",
+        "def full(line): raise OSError(28, 'No space left on device')\n"
+        + SUPERVISE.replace('lambda line: say("child: " + line)', "full"),
+    )
+    supervisor = supervise(folder, PRINTS_MUCH)
+    deadline = time.monotonic() + 60
+    while not (folder / "through").exists():
+        assert time.monotonic() < deadline, "the process stands still"
+        time.sleep(0.1)
+    supervisor.terminate()
+    assert supervisor.wait() == 0
+
+
+def test_a_failure_elsewhere_ends_process_and_supervisor(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        f"{__name__}.SUPERVISE",
+        SUPERVISE.replace('say("started")', 'supervisor.fail("The gateway has ended.")'),
+    )
+    supervisor = supervise(folder, DETACHES)
+    assert lines_until(supervisor, "DeploymentError: The gateway has ended.")
+    assert supervisor.wait() == 1
     assert not of_folder(folder)
 
 

@@ -151,8 +151,8 @@ def test_a_service_may_do_no_more_than_it_must(service: dict[str, Any]) -> None:
     assert not {"privileged", "cap_add", "network_mode", "pid", "environment"} & set(service)
 
 
-@every_service
-def test_a_service_has_its_key_as_a_secret_that_is_in_no_repository(
+@pytest.mark.parametrize("service", [SERVICES[name] for name in SUPERNODES], ids=SUPERNODES)
+def test_a_node_has_its_key_as_a_secret_that_is_in_no_repository(
     service: dict[str, Any],
 ) -> None:
     (secret,) = service["secrets"]
