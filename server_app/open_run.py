@@ -58,8 +58,7 @@ class OpenRun:
         if self.resumed:
             return as_recorded(population, self.checkpoints.run_record()["population"])
         if self.checkpoints.enabled:
-            record = {"key": self.key, "population": population_record(population)}
-            self.checkpoints.write_run_record(record)
+            self.checkpoints.write_run_record({"population": population_record(population)})
         return population
 
 
@@ -82,18 +81,19 @@ def open_run(config: RunConfig) -> Iterator[OpenRun]:
         if not config.run.directory:
             path /= default_run_directory(config, datetime.now())
         directory = RunDirectory.create(path, config)
-    checkpoints = Checkpoints(directory.path, config.checkpoint)
+    checkpoints = Checkpoints(directory.path, config.checkpoint, secrets.token_hex(8))
     with directory.locked():
         resumed = None
-        key = secrets.token_hex(8)
         if config.run.resume:  # an error leaves everything as it was
-            resumed, key = checkpoints.latest(), checkpoints.run_record()["key"]
+            resumed = checkpoints.resume()
             directory.continue_after(resumed.server_round)
-        elif checkpoints.enabled:
-            directory.write_config(RESUME_FILE, resume_settings(directory.path))
+        else:
+            checkpoints.begin()
+            if checkpoints.enabled:
+                directory.write_config(RESUME_FILE, resume_settings(directory.path))
         stopped = partial(directory.write_stopped, "by a signal, or by flwr stop")
         with directory.recording_status(), called_when_stopped(checkpoints.flush, stopped):
-            yield OpenRun(directory, checkpoints, key, resumed)
+            yield OpenRun(directory, checkpoints, checkpoints.key, resumed)
             if config.privacy.num_bands > 1:  # they hold noise, which nobody may take off again
                 checkpoints.remove()
 
