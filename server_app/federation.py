@@ -68,7 +68,7 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
         baselines: Mapping[str, Scores] = {}
         if config.data.source == NODES:  # the data are theirs, and so no baseline can be computed
             connections = Connections(grid, config)
-            population = run.settle(connections.gather(run.groups))
+            population = run.settle(connections.gather(run.began), all_there=False)
             connections.bind(population)
             num_groups = len(population.clients)
         else:

@@ -1,7 +1,8 @@
 """Nodes on machines of their own: which there are, whom they serve, and whether they are there."""
 
+import math
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from flwr.serverapp import Grid
@@ -18,10 +19,14 @@ from server_app.nodes.discovery import (
 from server_app.nodes.registry import Registry
 from task.config import RunConfig
 from task.errors import PopulationError
+from task.roles import Role
 
 LOOK_SECONDS, NOTICE_SECONDS = 1.0, 10.0
 ASK_AGAIN_SECONDS = 60.0
 """After so long a node that could not say what it holds is asked again: it may have been mended."""
+
+RETURN_SECONDS = 60.0
+"""How long a resumed run waits for more clients than a round needs: nodes return one by one."""
 
 DESCRIBE_SECONDS = 300.0
 """How long a node may take to say what it holds: the first time it computes features."""
@@ -42,6 +47,7 @@ class Connections:
     def __init__(self, grid: Grid, config: RunConfig) -> None:
         self._grid = grid
         self._nodes = config.nodes
+        self._fraction = config.train.min_valid_fraction
         self._registry = Registry.read(config.nodes.registry)
         self._found: dict[int, Disclosure] = {}
         self._refused: dict[int, tuple[str, float]] = {}  # reason, and when
@@ -50,38 +56,48 @@ class Connections:
         self._node_of: dict[int, int] = {}
         self._clients: dict[int, Client] = {}
         self._keys: Mapping[str, object] = {}
+        self._fingerprint = ""
 
-    def gather(self, groups: Collection[str] = ()) -> Population:
+    def gather(self, began: Mapping[str, Role] | None = None) -> Population:
         """Wait for the run's nodes, and return what they disclose.
 
         Args:
-            groups: that must be there, whatever `nodes.min-available` says.
+            began: of a resumed run, the groups that it began with. Once those are there that a
+                round needs, the others have `RETURN_SECONDS`; they are taken in later, too.
 
         Raises:
             EncoderError: nodes use different encoders.
             PopulationError: too few nodes came within `nodes.patience`.
         """
         deadline = time.monotonic() + self._nodes.patience
+        enough_by = math.inf
         next_notice = time.monotonic() + NOTICE_SECONDS
         while True:
             online = self._meet()
             here = {node_id: self._found[node_id] for node_id in sorted(online & set(self._found))}
-            lacks = self._lacks(here, set(groups))
+            lacks = self._lacks_of(here, began) if began else self._lacks(here)
             if not lacks:
-                return assemble(here)
-            if time.monotonic() > deadline:
+                enough_by = min(enough_by, time.monotonic() + RETURN_SECONDS)
+                if set(began or ()) <= _groups(here) or time.monotonic() >= enough_by:
+                    return assemble(here)
+            if lacks and time.monotonic() > deadline:
                 raise PopulationError(
                     f"Waited {self._nodes.patience:.0f} s (nodes.patience) for nodes: {lacks}."
                     f"{self._refusals()} Are the SuperNodes running, connected and registered?"
                 )
-            if time.monotonic() > next_notice:
+            if lacks and time.monotonic() > next_notice:
                 text = f"Waiting for nodes: {lacks}.{self._refusals()}"
                 announce("waiting", text, {"lacks": lacks, "refused": self._refusals().strip()})
                 next_notice = time.monotonic() + NOTICE_SECONDS
             time.sleep(LOOK_SECONDS)
 
     def bind(self, population: Population) -> None:
-        """Remember where the run's clients are, under the ids that they have in it."""
+        """Remember where the run's clients are, under the ids that they have in it.
+
+        One that is nowhere (`discovery.NOWHERE`) is not connected, until a node comes with its
+        group and data.
+        """
+        self._fingerprint = population.fingerprint
         self._clients = {client.id: client for client in population.clients}
         self._node_of = {client.id: client.node_id for client in population.clients}
         self._keys = {group: keys.tobytes() for group, keys in population.question_keys.items()}
@@ -165,13 +181,24 @@ class Connections:
         reasons = [f"{self._name(i)} {why}" for i, (why, _) in sorted(self._refused.items())]
         return f" {'; '.join(reasons)}." if reasons else ""
 
-    def _lacks(self, here: Mapping[int, Disclosure], groups: set[str]) -> str:
+    def _lacks_of(self, here: Mapping[int, Disclosure], began: Mapping[str, Role]) -> str:
+        """Return what is missing before a run can go on; empty: nothing."""
+        there = _groups(here) & set(began)
+        train = [group for group, role in began.items() if role == "train"]
+        needed = max(1, math.ceil(self._fraction * len(train)))
+        if (number := len(there & set(train))) < needed:
+            return f"{number} of the run's {len(train)} training groups are here, expected {needed}"
+        if len(there) < (least := min(self._nodes.min_available, len(began))):
+            return f"{len(there)} of the run's groups are here, expected {least}"
+        return ""
+
+    def _lacks(self, here: Mapping[int, Disclosure]) -> str:
         """Return what is missing before a run can start; empty: nothing."""
         held = [each for node in here.values() for each in node.holdings]
         names = {each.group for each in held}
-        wanted = set(groups)
+        wanted: set[str] = set()
         if self._registry and not self._nodes.min_available:
-            wanted |= self._registry.groups
+            wanted = self._registry.groups
         if missing := sorted(wanted - names):
             return f"{len(names)} groups are here, missing: {', '.join(missing)}"
         if len(names) < self._nodes.min_available:
@@ -187,7 +214,7 @@ class Connections:
         bound = set(self._node_of.values())
         for node_id in sorted(online - bound):
             node = self._found.get(node_id)
-            if node is None:
+            if node is None or node.fingerprint != self._fingerprint:
                 continue
             for each in node.holdings:
                 for client in self._of_group(each.group):
@@ -202,3 +229,7 @@ class Connections:
 
     def _name(self, node_id: int) -> str:
         return self._registry.name(node_id) if self._registry else f"Node {node_id}"
+
+
+def _groups(nodes: Mapping[int, Disclosure]) -> set[str]:
+    return {each.group for node in nodes.values() for each in node.holdings}
