@@ -27,8 +27,8 @@ class NodeConfig:
     role: str = setting("train", "`train`, or `held-out`: evaluate and never train.")
     state_path: str = setting(
         "",
-        "Folder for what the client keeps: own parameters, privacy ledger, an absolute path. Only "
-        "needed where a run asks for such.",
+        "Folder for what the client keeps: own parameters, privacy ledgers, the key of noise, an "
+        "absolute path. Only needed where a run asks for such, and with `max-epsilon`.",
     )
     encoder: str = setting(
         "", "The encoder's folder on this machine, or its hub id, instead of `encoder.name`."
@@ -38,7 +38,12 @@ class NodeConfig:
     )
     max_epsilon: float = setting(
         0.0,
-        "Refuse runs whose `privacy.max-epsilon` is not set, or above this. 0: any.",
+        "Refuse runs whose `privacy.max-epsilon` is not set, or above this, and whatever would "
+        "take a group above it over all runs together (ledger in `state-path`). 0: any.",
+    )
+    max_delta: float = setting(
+        1e-5,
+        "The delta at which `max-epsilon` counts: runs with a larger `privacy.delta` are refused.",
     )
     disclose_answers: bool = setting(
         False, "Let runs with `predictor.population-weight` send this node's answers."
@@ -64,6 +69,15 @@ class NodeConfig:
             "--node-config max-epsilon",
             self.max_epsilon,
             "privacy-unit beside it: an epsilon says nothing without the unit it protects",
+        )
+        require(
+            not self.max_epsilon or bool(self.state_path),
+            "--node-config max-epsilon",
+            self.max_epsilon,
+            "state-path beside it: what was spent must be kept there",
+        )
+        require(
+            0 < self.max_delta < 1, "--node-config max-delta", self.max_delta, "between 0 and 1"
         )
 
     @classmethod
@@ -112,7 +126,11 @@ class NodeConfig:
             config.encoder, name=self.encoder or config.encoder.name, cache_directory=""
         )
         applied = replace(
-            config, run=replace(config.run, directory="", resume=""), data=data, encoder=encoder
+            config,
+            run=replace(config.run, directory="", resume=""),
+            data=data,
+            encoder=encoder,
+            privacy=replace(config.privacy, noise_key_directory=self.state_path),
         )
         self._require_affordable(applied)
         return applied
@@ -168,9 +186,18 @@ class NodeConfig:
                 privacy.max_epsilon,
                 f"above 0 and at most {self.max_epsilon:g}, which this node insists on",
             )
+            require(
+                privacy.delta <= self.max_delta,
+                "privacy.delta",
+                privacy.delta,
+                f"at most {self.max_delta:g}, which this node insists on",
+            )
 
     def _require_affordable(self, config: RunConfig) -> None:
-        """Unit question charges a ledger as it goes; unit member is paid once, before training."""
+        """Refuse a run of unit member that costs too much by itself, before it starts.
+
+        What all runs together cost is checked where answers are read (`client_app.budget`).
+        """
         if self.privacy_unit != "member" or not self.max_epsilon:
             return
         survey = load_asked(config.data, config.run.seed)
