@@ -111,7 +111,7 @@ def _train(
     train_ids = [client.id for client in population.clients if client.role == "train"]
     make_grid: Callable[..., PopulationGrid] = PopulationGrid
     if config.privacy.secure_aggregation:
-        secure = make_secure_aggregation(config, population, reduction_of(strategy))
+        secure = make_secure_aggregation(config, population, reduction_of(strategy), connections)
         make_grid = partial(SecurePopulationGrid, secure=secure)
     clients = make_grid(
         grid,
