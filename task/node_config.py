@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from task.config import NODES, RunConfig, split_names
-from task.errors import ConfigError, suggest
+from task.errors import ConfigError, NodeConfigError, suggest
 from task.respondent_accounting import member_epsilon
 from task.settings import Scalar, require, require_choice, setting, typed
 from task.sources import load_asked
@@ -85,8 +85,15 @@ class NodeConfig:
         """Parse a node config, as Flower hands it over.
 
         Raises:
-            ConfigError: a key is unknown, or a value has the wrong type or is impossible.
+            NodeConfigError: a key is unknown, or a value has the wrong type or is impossible.
         """
+        try:
+            return cls._parsed(given)
+        except ConfigError as error:
+            raise NodeConfigError(str(error)) from None
+
+    @classmethod
+    def _parsed(cls, given: Mapping[str, Scalar]) -> "NodeConfig":
         defaults = {item.name.replace("_", "-"): item.default for item in fields(cls)}
         values: dict[str, Scalar] = {}
         for key, value in given.items():
@@ -106,6 +113,7 @@ class NodeConfig:
 
         Raises:
             ConfigError: the run wants other data, or promises less than the node insists on.
+            NodeConfigError: it does not say which group of several is served.
             SurveyError: the node's file cannot be read, or has not the one group it needs.
         """
         require(
@@ -142,7 +150,7 @@ class NodeConfig:
         data = replace(config.data, path=self.data_path, train_groups="", held_out_groups="")
         found = tuple(load_asked(data, config.run.seed).answers)
         if len(found) > 1:
-            raise ConfigError(
+            raise NodeConfigError(
                 f"--node-config group = '': the node's file holds {len(found)} groups, expected "
                 "one. Say which to serve."
             )
