@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ class Checkpoints:
             for left in self._folder.glob(".*"):  # by a kill, half written
                 shutil.rmtree(left, ignore_errors=True)
             for each in damaged:  # or it would be taken for the round's new one
-                each.rename(each.with_name(f"damaged-{each.name}"))
+                each.rename(self._damaged_name(each))
             return Checkpoint(int(state["round"]), state)
         run = self._folder.parent
         found = sorted(each.name for each in run.iterdir()) if run.is_dir() else []
@@ -189,6 +190,10 @@ class Checkpoints:
             f"run.resume = {str(run)!r} has {whole} ({there}). Expected the directory of a run "
             "that has begun its rounds with checkpoint.every > 0. Start the run anew."
         )
+
+    def _damaged_name(self, folder: Path) -> Path:
+        names = (self._folder / f"damaged-{folder.name}-{number}" for number in count(1))
+        return next(name for name in names if not name.exists())
 
     def _rounds(self) -> list[Path]:
         return sorted(self._folder.glob("round-*"))
