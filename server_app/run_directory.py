@@ -21,6 +21,7 @@ from server_app.checkpointing.checkpoints import FOLDER
 from server_app.environment import environment
 from task.config import RunConfig
 from task.errors import RunDirectoryError
+from task.files import sync
 from task.predictor import PreferencePredictor
 from task.settings import Scalar
 
@@ -180,6 +181,8 @@ class RunDirectory:
         partial = target.with_name(f".{os.getpid()}-{next(_attempts)}-{target.name}")
         try:
             write(partial)
+            for file in partial.iterdir() if partial.is_dir() else (partial,):
+                sync(file)  # or a power cut could leave an empty one under the name
         except OSError:
             _remove(partial)
             raise

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import dp_accounting as dp
@@ -392,3 +393,12 @@ def test_a_resumed_run_that_lost_no_round_goes_on_to_the_end(tmp_path: Path) -> 
         privacy.require_next(server_round)
         paid = question_epsilon(1.5, 0.5, 3 * (server_round + 1), 1e-5, "rdp")
         privacy.observe(server_round + 1, [paid])
+
+
+def test_noise_in_checkpoints_is_said_not_to_be_covered() -> None:
+    for bands, said in ((1, False), (2, True)):
+        config = private_config(
+            privacy__num_bands=bands, train__sampling="cyclic", train__clients_per_round=2
+        )
+        excludes = RunPrivacy._excludes(cast(Any, SimpleNamespace(_config=config)))
+        assert any("checkpoints/" in each for each in excludes) == said
