@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from client_app import question_unit
+from client_app.budget import charge_histograms, charge_run, question_ledger
 from client_app.mods import compress_update, limit_time, report_errors
 from client_app.module import predictor_for
 from client_app.node import groups_held, settings_for
@@ -33,7 +34,9 @@ STACKABLE = True
 def describe(message: Message, context: Context) -> Message:
     """Say which groups this node holds, with feature sums of those that train."""
     config = settings_for(context)
-    groups = [load_group(config, group) for group in groups_held(config, context)]
+    held = groups_held(config, context)
+    charge_histograms(config, context, held)
+    groups = [load_group(config, group) for group in held]
     if config.privacy.unit == question_unit.UNIT:
         question_unit.require_episodes(groups, config)
     sums = [feature_sums(data) for data in groups if data.role == "train"]
@@ -74,9 +77,11 @@ def train(message: Message, context: Context) -> Message:
     """Train the predictor on one group, from the global parameters."""
     config = settings_for(context)
     if config.privacy.unit == question_unit.UNIT:
-        folder = state_folder(config, context, message)
-        return Message(question_unit.train(message, config, folder), reply_to=message)
+        ledger = question_ledger(config, context, message)
+        return Message(question_unit.train(message, config, ledger), reply_to=message)
     briefing = message.content.config_records[records.BRIEFING]
+    charge_histograms(config, context, [str(briefing[records.GROUP])])
+    charge_run(config, context, message, str(briefing[records.GROUP]))
     settings = message.content.config_records.get(records.CONFIG, ConfigRecord())
     predictor = predictor_for(config, message)
     parameters = message.content.array_records[records.ARRAYS].to_torch_state_dict()
@@ -123,9 +128,10 @@ def evaluate(message: Message, context: Context) -> Message:
     """Score the predictor on one group's targets."""
     config = settings_for(context)
     if config.privacy.unit == question_unit.UNIT and config.privacy.metrics != "full":
-        folder = state_folder(config, context, message)
-        return Message(question_unit.evaluate(message, config, folder), reply_to=message)
+        ledger = question_ledger(config, context, message)
+        return Message(question_unit.evaluate(message, config, ledger), reply_to=message)
     briefing = message.content.config_records[records.BRIEFING]
+    charge_histograms(config, context, [str(briefing[records.GROUP])])
     seen = message.content.array_records[records.SEEN_QUESTIONS][records.QUESTION_KEYS].numpy()
     predictor = predictor_for(config, message)
     parameters = message.content.array_records[records.ARRAYS].to_torch_state_dict()

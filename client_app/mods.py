@@ -17,12 +17,17 @@ from task import records
 from task.aggregation import clip_update
 from task.compression import compress, decompress
 from task.config import RunConfig
-from task.errors import SurveyError, UserError
+from task.errors import BudgetError, ConfigError, RoundError, SurveyError, UserError
 from task.parameters import Layout
 from task.round_store import Kept, RoundStore
 from task.seeding import generator
 
 IN_ITS_LOG = "the node's own log says why"
+SENT = (BudgetError, ConfigError, RoundError)
+"""Errors that speak of what the server asked for, or of epsilons: it may read them as they are.
+
+Of the others no text leaves a node of its own: they may quote its data, files or folders.
+"""
 RESIDUAL = "residual"  # a (P,) vector: what compression left out of a group's updates so far
 
 
@@ -36,9 +41,11 @@ def report_errors(message: Message, context: Context, call_next: ClientAppCallab
     try:
         return call_next(message, context)
     except UserError as error:
-        reason, full = str(error), str(error)
+        reason = full = str(error)
         if isinstance(error, SurveyError):
             reason = f"its survey cannot be used; {IN_ITS_LOG}"
+        elif type(error) not in SENT:
+            reason = f"{type(error).__name__}; {IN_ITS_LOG}"
     except Exception as error:  # whatever a client raises must reach the server as a reason
         place = traceback.extract_tb(error.__traceback__)[-1]
         full = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"

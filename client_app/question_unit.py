@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -26,13 +25,13 @@ def require_episodes(groups: Iterable[GroupData], config: RunConfig) -> None:
             disjoint_episodes(data, config.privacy, config.run.seed, 1)
 
 
-def train(message: Message, config: RunConfig, folder: Path) -> RecordDict:
+def train(message: Message, config: RunConfig, ledger: QuestionLedger) -> RecordDict:
     """Train one group with DP-SGD; see `task.private_training`.
 
     Args:
         message: as `client_app.app.train` gets it.
         config: the run's settings.
-        folder: where the client keeps its ledger.
+        ledger: the client's.
 
     Raises:
         ConfigError: the strategy asks for what this unit does not protect.
@@ -48,7 +47,6 @@ def train(message: Message, config: RunConfig, folder: Path) -> RecordDict:
             f"privacy.unit = {UNIT!r} does not protect: expected a strategy without reports."
         )
     briefing = message.content.config_records[records.BRIEFING]
-    ledger = QuestionLedger(folder, config.privacy)
     data = load_group(config, str(briefing[records.GROUP]))
     rates: Any = briefing[records.LEARNING_RATES]
     update = train_privately(
@@ -67,7 +65,7 @@ def train(message: Message, config: RunConfig, folder: Path) -> RecordDict:
     return RecordDict({records.ARRAYS: ArrayRecord(update.parameters), records.METRICS: metrics})
 
 
-def evaluate(message: Message, config: RunConfig, folder: Path) -> RecordDict:
+def evaluate(message: Message, config: RunConfig, ledger: QuestionLedger) -> RecordDict:
     """Score one group with noise; see `task.private_scoring`. Its arguments are those of `train`.
 
     Raises:
@@ -84,7 +82,6 @@ def evaluate(message: Message, config: RunConfig, folder: Path) -> RecordDict:
     predictor = predictor_for(config, message)
     predictor.set_parameters(message.content.array_records[records.ARRAYS].to_torch_state_dict())
     data = load_group(config, str(briefing[records.GROUP]))
-    ledger = QuestionLedger(folder, config.privacy)
     server_round = int(briefing[records.ROUND])  # type: ignore[arg-type]
     score = noisy_score(predictor, data, config, server_round=server_round, ledger=ledger)
     metrics: dict[str, int | float] = {records.NUM_EXAMPLES: 1, records.NOISY_SCORE: score}

@@ -13,9 +13,9 @@ What holds, and what is assumed:
   by trying; a client's sum of masks with many neighbours cannot. With fewer than about 6 clients,
   or where a client's vector arrives after the server gave it up, it hides little from a server that
   is willing to compute.
-- A client lets a round's update into one sum only, as long as its process lives. A run that is
-  resumed asks for the unfinished round again: if others answer then, the two sums tell a server
-  that has kept the first one what those who are in one of them alone have sent.
+- A client lets a round's update into one sum only. A run that is resumed asks for the unfinished
+  round again, with new masks: clients help to open its sum if it is over the same clients, so far
+  as they see them, as one that they have opened before (`client_app.opened_sums`).
 - Noise (`privacy.unit` `client`): see `_with_noise`.
 """
 
@@ -37,6 +37,8 @@ from flwr.common.secure_aggregation.secaggplus_constants import (
 from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 from numpy.typing import NDArray
 
+from client_app.opened_sums import OpenedSums
+from client_app.state import state_folder
 from task import records
 from task.aggregation import clip_update
 from task.config import RunConfig
@@ -102,6 +104,11 @@ def _answer(
             f"{group} has sent its masked update of round {answered[group]!r} and was asked for "
             f"one of round {server_round}: two sums over different clients would disclose it."
         )
+
+    if stage == Stage.UNMASK:
+        asked = message.content.config_records[RECORD_KEY_CONFIGS]
+        survivors = cast(list[int], asked[Key.ACTIVE_NODE_ID_LIST])
+        OpenedSums(state_folder(config, context, message)).open(group, server_round, survivors)
 
     def fit(inner: Message, context: Context) -> Message:
         """Train, and return what is to be masked as Flower's mod expects it."""

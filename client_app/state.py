@@ -24,9 +24,7 @@ def state_folder(config: RunConfig, context: Context, message: Message) -> Path:
         ConfigError: a node outside of a simulation has no `state-path`, or the key could be a path:
             the server must not choose where it writes.
     """
-    key = str(message.content.config_records[records.BRIEFING].get(records.RUN_KEY, ""))
-    if not re.fullmatch(records.RUN_KEY_PATTERN, key):
-        raise ConfigError(f"The run's key is {key!r}: expected 16 hex digits. Update the server.")
+    key = run_key(message)
     if state_path := context.node_config.get("state-path"):
         return Path(str(state_path)) / f"run-{key}"
     if "partition-id" not in context.node_config:
@@ -40,3 +38,15 @@ def state_folder(config: RunConfig, context: Context, message: Message) -> Path:
     if config.run.resume and (kept := Path(config.run.resume) / CLIENTS_FOLDER).is_dir():
         return kept
     return cache_directory(config.encoder) / CLIENTS_FOLDER / f"run-{key}"
+
+
+def run_key(message: Message) -> str:
+    """Return the key of the run that a message belongs to.
+
+    Raises:
+        ConfigError: it is none, and could be a path.
+    """
+    key = str(message.content.config_records[records.BRIEFING].get(records.RUN_KEY, ""))
+    if not re.fullmatch(records.RUN_KEY_PATTERN, key):
+        raise ConfigError(f"The run's key is {key!r}: expected 16 hex digits. Update the server.")
+    return key

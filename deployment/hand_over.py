@@ -26,7 +26,7 @@ role = {role}
 state-path = "state"           # what this machine keeps between rounds; only its own
 # encoder = ""                 # where this machine has the encoder, if not at encoder.name
 # privacy-unit = "member"      # refuse every run that protects another unit, or none ...
-# max-epsilon = 8.0            # ... or promises less than this
+# max-epsilon = 8.0            # ... or promises less, or takes more over all runs together
 # disclose-answers = true      # allow runs with predictor.population-weight, which send answers
 """
 

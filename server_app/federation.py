@@ -68,7 +68,7 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
         baselines: Mapping[str, Scores] = {}
         if config.data.source == NODES:  # the data are theirs, and so no baseline can be computed
             connections = Connections(grid, config)
-            population = run.settle(connections.gather(run.groups))
+            population = run.settle(connections.gather(run.began), all_there=False)
             connections.bind(population)
             num_groups = len(population.clients)
         else:
@@ -111,7 +111,7 @@ def _train(
     train_ids = [client.id for client in population.clients if client.role == "train"]
     make_grid: Callable[..., PopulationGrid] = PopulationGrid
     if config.privacy.secure_aggregation:
-        secure = make_secure_aggregation(config, population, reduction_of(strategy))
+        secure = make_secure_aggregation(config, population, reduction_of(strategy), connections)
         make_grid = partial(SecurePopulationGrid, secure=secure)
     clients = make_grid(
         grid,

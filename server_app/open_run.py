@@ -17,6 +17,7 @@ from server_app.stopping import called_when_stopped
 from task.config import RunConfig, read_toml
 from task.errors import ConfigError, RunDirectoryError
 from task.paths import default_run_directory, project_folder
+from task.roles import Role
 from task.settings import Scalar
 
 RESUME_FILE = "resume.toml"
@@ -40,15 +41,19 @@ class OpenRun:
     resumed: Checkpoint | None = None
 
     @property
-    def groups(self) -> list[str]:
-        """The groups that a continued run began with; of a new run none are known."""
+    def began(self) -> dict[str, Role] | None:
+        """The groups that a resumed run began with, and their roles; None: it is a new run."""
         if not self.resumed:
-            return []
+            return None
         clients = self.checkpoints.run_record()["population"]["clients"]
-        return [client["group"] for client in clients]
+        return {client["group"]: client["role"] for client in clients}
 
-    def settle(self, population: Population) -> Population:
+    def settle(self, population: Population, *, all_there: bool = True) -> Population:
         """Return the run's clients: those that it began with, or these, which are written down.
+
+        Args:
+            population: who is there.
+            all_there: whether every client of a resumed run must be.
 
         Raises:
             PopulationError: clients of a resumed run are missing, or not as they were.
@@ -56,10 +61,10 @@ class OpenRun:
             RunDirectoryError: the record of them is damaged, or cannot be written.
         """
         if self.resumed:
-            return as_recorded(population, self.checkpoints.run_record()["population"])
+            record = self.checkpoints.run_record()["population"]
+            return as_recorded(population, record, all_there=all_there)
         if self.checkpoints.enabled:
-            record = {"key": self.key, "population": population_record(population)}
-            self.checkpoints.write_run_record(record)
+            self.checkpoints.write_run_record({"population": population_record(population)})
         return population
 
 
@@ -82,18 +87,19 @@ def open_run(config: RunConfig) -> Iterator[OpenRun]:
         if not config.run.directory:
             path /= default_run_directory(config, datetime.now())
         directory = RunDirectory.create(path, config)
-    checkpoints = Checkpoints(directory.path, config.checkpoint)
+    checkpoints = Checkpoints(directory.path, config.checkpoint, secrets.token_hex(8))
     with directory.locked():
         resumed = None
-        key = secrets.token_hex(8)
         if config.run.resume:  # an error leaves everything as it was
-            resumed, key = checkpoints.latest(), checkpoints.run_record()["key"]
+            resumed = checkpoints.resume()
             directory.continue_after(resumed.server_round)
-        elif checkpoints.enabled:
-            directory.write_config(RESUME_FILE, resume_settings(directory.path))
+        else:
+            checkpoints.begin()
+            if checkpoints.enabled:
+                directory.write_config(RESUME_FILE, resume_settings(directory.path))
         stopped = partial(directory.write_stopped, "by a signal, or by flwr stop")
         with directory.recording_status(), called_when_stopped(checkpoints.flush, stopped):
-            yield OpenRun(directory, checkpoints, key, resumed)
+            yield OpenRun(directory, checkpoints, checkpoints.key, resumed)
             if config.privacy.num_bands > 1:  # they hold noise, which nobody may take off again
                 checkpoints.remove()
 

@@ -19,6 +19,7 @@ from task.ledger import Ledger
 from task.question_ledger import history_epsilon
 from task.respondent_accounting import member_epsilon
 
+_ROUNDING = 1e-6  # of epsilons, which clients and server compute alike
 LEDGER = "privacy-ledger.jsonl"
 
 
@@ -40,6 +41,7 @@ class RunPrivacy:
         self._population = population
         self._reported = 0.0
         self._asked = (0, 0)  # rounds and evaluations so far
+        self._repeated = 0  # rounds that clients may have paid for, and that are done again
         if config.privacy.unit == "client":
             ledger = Ledger(directory.path / LEDGER, repeats=not config.privacy.secure_noise)
             num_clients = sum(client.role == "train" for client in population.clients)
@@ -65,6 +67,8 @@ class RunPrivacy:
         self._reported = state["reported"]
         rounds, scores = state["asked"]
         self._asked = (rounds, scores)
+        if self._config.privacy.secure_noise:  # seeded, they cost clients nothing
+            self._repeated = max(1, self._config.checkpoint.every)
 
     @property
     def hides_cohorts(self) -> bool:
@@ -74,7 +78,10 @@ class RunPrivacy:
     def observe(self, num_rounds: int, epsilons: Iterable[float]) -> None:
         """Take in how many rounds were made, and what clients say that unit question has cost."""
         self._asked = (max(num_rounds, self._asked[0]), self._asked[1])
-        self._reported = max([self._reported, *epsilons])
+        reported = list(epsilons)
+        self._reported = max([self._reported, *reported])
+        if reported and self._repeated:  # now clients have said what they paid
+            self._repeated = self._count_repeated()
 
     def require_scores(self) -> None:
         """Count an evaluation in which clients of unit question add noise to their scores.
@@ -98,12 +105,20 @@ class RunPrivacy:
         privacy = self._config.privacy
         if privacy.unit != "question" or not privacy.max_epsilon:
             return
-        epsilon = self._question_epsilon(rounds, scores)
+        epsilon = self._question_epsilon(rounds + self._repeated, scores)
         if epsilon > privacy.max_epsilon:
             raise BudgetError(
                 f"Stopped before the {what}: epsilon would be {epsilon:.4g}, above "
                 f"privacy.max-epsilon = {privacy.max_epsilon:g}."
             )
+
+    def _count_repeated(self) -> int:
+        """Return how many more rounds than were counted explain what clients have reported."""
+        rounds, scores = self._asked
+        for more in range(self._repeated):
+            if self._question_epsilon(rounds + more, scores) >= self._reported - _ROUNDING:
+                return more
+        return self._repeated
 
     def _question_epsilon(self, rounds: int, scores: int) -> float:
         """Return what so much costs a client that takes part in all of it."""
@@ -207,6 +222,11 @@ class RunPrivacy:
                 else "the server, which sees every update"
             )
             excludes.append("groups that are held out of training")
+            if privacy.num_bands > 1:
+                excludes.append(
+                    "whoever reads checkpoints/ while the run is not completed: earlier noise, "
+                    "which correlated noise takes off again, is in there"
+                )
         if privacy.unit == "question":
             excludes.append("answers given as context to a prediction")
         if privacy.unit == "member":

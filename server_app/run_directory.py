@@ -17,9 +17,11 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from server_app.announcing import announce
+from server_app.checkpointing.checkpoints import FOLDER
 from server_app.environment import environment
 from task.config import RunConfig
 from task.errors import RunDirectoryError
+from task.files import sync
 from task.predictor import PreferencePredictor
 from task.settings import Scalar
 
@@ -179,6 +181,8 @@ class RunDirectory:
         partial = target.with_name(f".{os.getpid()}-{next(_attempts)}-{target.name}")
         try:
             write(partial)
+            for file in partial.iterdir() if partial.is_dir() else (partial,):
+                sync(file)  # or a power cut could leave an empty one under the name
         except OSError:
             _remove(partial)
             raise
@@ -219,7 +223,8 @@ def require_unused(path: Path) -> None:
     """Raise a `RunDirectoryError` when a directory holds a run that has saved anything."""
     file = path / "status.json"
     running = file.exists() and json.loads(file.read_text())["status"] == "running"
-    if running or (path / "metrics.jsonl").exists():
+    saved = (path / "metrics.jsonl").exists() or any((path / FOLDER).glob("*round-*"))
+    if running or saved:
         raise RunDirectoryError(
             f"run.directory = {str(path)!r} holds a run already. Choose another directory, or move "
             "that one away: a run never overwrites what another has saved."

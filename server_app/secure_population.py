@@ -4,14 +4,17 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
 
+from server_app import collecting
+from server_app.announcing import announce
 from server_app.arrays import in_float32, to_arrays
 from server_app.central_privacy import require_private, settings_of
-from server_app.collecting import MAX_POLL_SECONDS, POLL_SECONDS, POLL_SHARE
 from server_app.exchange import Exchange
 from server_app.metadata import changed, is_train, reply_metadata
+from server_app.nodes.connections import Connections
 from server_app.nodes.discovery import Client, Population
 from server_app.population import PopulationGrid
 from server_app.secure_aggregation import SecureAggregation, SecureSum
@@ -19,6 +22,7 @@ from task import records
 from task.aggregation import Reduction
 from task.config import RunConfig
 from task.ledger import UPDATE, digest_of
+from task.secure_aggregation import least_survivors
 
 
 class SecurePopulationGrid(PopulationGrid):
@@ -33,6 +37,8 @@ class SecurePopulationGrid(PopulationGrid):
     def __init__(self, *arguments: Any, secure: SecureAggregation, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._secure = secure
+        self._connections: Connections | None = settings.get("connections")
+        self._patience: float = settings.get("patience", 0.0)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages to clients, unless they are to train.
@@ -61,6 +67,7 @@ class SecurePopulationGrid(PopulationGrid):
         batch = in_float32(messages)
         if not any(is_train(message) for message in batch):
             return super().exchange(batch, timeout=timeout, retries=retries)
+        self._await_quorum(batch)
         self.server_round = self._round_of(batch)
         self._inbox.start(self.clipping_norm, self.server_round)
         sent = self._inbox.sent_to(batch[0])
@@ -99,15 +106,26 @@ class SecurePopulationGrid(PopulationGrid):
         }
 
     def _send(self, messages: Sequence[Message], timeout: float | None) -> Sequence[Message]:
-        """Send messages of the protocol; return the replies by the timeout, errors among them."""
-        started = time.monotonic()
-        accepted = self._outbox.push(messages, self.server_round, self.clipping_norm, None)
-        client_of = {
-            message_id: message.metadata.dst_node_id
-            for message_id, message in zip(accepted, messages, strict=True)
+        """Send messages of the protocol; return the replies by the timeout, errors among them.
+
+        Nobody waits for a node that is not connected, or that was restarted and has lost its
+        message: an error stands for its reply.
+        """
+        here = self._connected({message.metadata.dst_node_id for message in messages})
+        started, now = time.monotonic(), time.time()
+        reachable = [message for message in messages if message.metadata.dst_node_id in here]
+        received = [
+            _lost(message, "its node is not connected")
+            for message in messages
+            if message.metadata.dst_node_id not in here
+        ]
+        accepted = self._outbox.push(reachable, self.server_round, self.clipping_norm, None)
+        sent = {
+            message_id: message
+            for message_id, message in zip(accepted, reachable, strict=True)
             if message_id
         }
-        received: list[Message] = []
+        client_of = {i: message.metadata.dst_node_id for i, message in sent.items()}
         while client_of and (timeout is None or time.monotonic() - started <= timeout):
             pulled = list(self._grid.pull_messages(list(client_of)))
             for reply in pulled:
@@ -120,13 +138,56 @@ class SecurePopulationGrid(PopulationGrid):
                 else:
                     received.append(make_message(metadata, reply.content))
             if client_of and not pulled:
+                received += [
+                    _lost(sent[message_id], "its node was restarted")
+                    for message_id in self._take_lost(client_of, now)
+                ]
                 elapsed = time.monotonic() - started
-                time.sleep(min(POLL_SECONDS + POLL_SHARE * elapsed, MAX_POLL_SECONDS))
+                pause = collecting.POLL_SECONDS + collecting.POLL_SHARE * elapsed
+                time.sleep(min(pause, collecting.MAX_POLL_SECONDS))
         return received
+
+    def _await_quorum(self, batch: Sequence[Message]) -> None:
+        """Wait, with patience, until as many clients are connected as a sum needs."""
+        asked = {message.metadata.dst_node_id for message in batch}
+        needed = least_survivors(len(asked), self._min_valid_fraction)
+        pause, deadline = collecting.FIRST_PAUSE_SECONDS, time.monotonic() + self._patience
+        while len(here := self._connected(asked)) < needed:
+            if (left := deadline - time.monotonic()) <= 0:
+                return  # the protocol will say who is missing
+            announce(
+                "waiting",
+                f"{len(here)} of {len(asked)} clients are connected, {needed} are needed: waiting "
+                f"for up to {left:.0f} s more (nodes.patience)",
+                {"connected": len(here), "asked": len(asked), "needed": needed},
+                "warning",
+            )
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, collecting.MAX_PAUSE_SECONDS)
+
+    def _connected(self, clients: set[int]) -> set[int]:
+        return clients & self._connections.connected() if self._connections else clients
+
+    def _take_lost(self, client_of: dict[str, int], when: float) -> list[str]:
+        """Take out the messages, sent at this time, whose nodes have started anew since."""
+        if not self._connections:
+            return []
+        restarted = self._connections.restarted(dict.fromkeys(client_of.values(), when))
+        lost = [message_id for message_id, client in client_of.items() if client in restarted]
+        for message_id in lost:
+            del client_of[message_id]
+        return lost
+
+
+def _lost(message: Message, reason: str) -> Message:
+    return make_message(reply_metadata(message), error=Error(ErrorCode.NODE_UNAVAILABLE, reason))
 
 
 def make_secure_aggregation(
-    config: RunConfig, population: Population, reduction: Reduction | None
+    config: RunConfig,
+    population: Population,
+    reduction: Reduction | None,
+    connections: Connections | None = None,
 ) -> SecureAggregation:
     """Return what runs the protocol between a run's clients."""
     most = max(
@@ -139,5 +200,5 @@ def make_secure_aggregation(
         config,
         max_weight=most,
         weighted=reduction is None or reduction.weighted,
-        node_of=node_of.__getitem__,
+        node_of=connections.node_of if connections else node_of.__getitem__,
     )

@@ -606,6 +606,9 @@ class RunConfig:
             nodes=replace(self.nodes, registry=absolute(self.nodes.registry)),
             data=replace(self.data, path=absolute(self.data.path)),
             encoder=encoder,
+            privacy=replace(
+                self.privacy, noise_key_directory=absolute(self.privacy.noise_key_directory)
+            ),
             strategy=replace(self.strategy, name=_absolute_strategy(self.strategy.name, base)),
         )
 
@@ -620,6 +623,7 @@ class RunConfig:
             "data.path",
             "encoder.name",
             "encoder.cache-directory",
+            "privacy.noise-key-directory",
         )
         of_operation = ("engine", "log", "checkpoint", "nodes")
         flat = {k: v for k, v in self.to_flat().items() if k not in left_out}

@@ -17,6 +17,10 @@ class ConfigError(UserError):
     """A run-config key or value is wrong."""
 
 
+class NodeConfigError(ConfigError):
+    """A node's own config is wrong. The message is for its owner: it may name files."""
+
+
 class SurveyError(UserError):
     """Survey data cannot be read or breaks the survey schema."""
 

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from task.config import DataConfig, EncoderConfig, EvaluationConfig, RunConfig
 from task.encoder import encode_cached, make_encoder
-from task.paths import cache_directory
 from task.privacy_config import PrivacyConfig
 from task.roles import Role, assign_roles, num_held_back
 from task.seeding import generator
-from task.sources import load_asked, survey_of
+from task.sources import key_folder, load_asked, survey_of
 from task.survey import Answers, Survey
 
 
@@ -154,7 +153,7 @@ def _load_group(
 ) -> GroupData:
     role = load_roles(data, evaluation, seed)[group]
     features = load_features(data, encoder, seed)
-    survey = survey_of(data, privacy, cache_directory(encoder), seed)
+    survey = survey_of(data, privacy, key_folder(privacy, encoder), seed)
     return group_data(survey, features, group, role, data, seed)
 
 

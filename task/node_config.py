@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from task.config import NODES, RunConfig, split_names
-from task.errors import ConfigError, suggest
+from task.errors import ConfigError, NodeConfigError, suggest
 from task.respondent_accounting import member_epsilon
 from task.settings import Scalar, require, require_choice, setting, typed
 from task.sources import load_asked
@@ -27,8 +27,8 @@ class NodeConfig:
     role: str = setting("train", "`train`, or `held-out`: evaluate and never train.")
     state_path: str = setting(
         "",
-        "Folder for what the client keeps: own parameters, privacy ledger, an absolute path. Only "
-        "needed where a run asks for such.",
+        "Folder for what the client keeps: own parameters, privacy ledgers, the key of noise, an "
+        "absolute path. Only needed where a run asks for such, and with `max-epsilon`.",
     )
     encoder: str = setting(
         "", "The encoder's folder on this machine, or its hub id, instead of `encoder.name`."
@@ -38,7 +38,12 @@ class NodeConfig:
     )
     max_epsilon: float = setting(
         0.0,
-        "Refuse runs whose `privacy.max-epsilon` is not set, or above this. 0: any.",
+        "Refuse runs whose `privacy.max-epsilon` is not set, or above this, and whatever would "
+        "take a group above it over all runs together (ledger in `state-path`). 0: any.",
+    )
+    max_delta: float = setting(
+        1e-5,
+        "The delta at which `max-epsilon` counts: runs with a larger `privacy.delta` are refused.",
     )
     disclose_answers: bool = setting(
         False, "Let runs with `predictor.population-weight` send this node's answers."
@@ -65,14 +70,30 @@ class NodeConfig:
             self.max_epsilon,
             "privacy-unit beside it: an epsilon says nothing without the unit it protects",
         )
+        require(
+            not self.max_epsilon or bool(self.state_path),
+            "--node-config max-epsilon",
+            self.max_epsilon,
+            "state-path beside it: what was spent must be kept there",
+        )
+        require(
+            0 < self.max_delta < 1, "--node-config max-delta", self.max_delta, "between 0 and 1"
+        )
 
     @classmethod
     def of(cls, given: Mapping[str, Scalar]) -> "NodeConfig":
         """Parse a node config, as Flower hands it over.
 
         Raises:
-            ConfigError: a key is unknown, or a value has the wrong type or is impossible.
+            NodeConfigError: a key is unknown, or a value has the wrong type or is impossible.
         """
+        try:
+            return cls._parsed(given)
+        except ConfigError as error:
+            raise NodeConfigError(str(error)) from None
+
+    @classmethod
+    def _parsed(cls, given: Mapping[str, Scalar]) -> "NodeConfig":
         defaults = {item.name.replace("_", "-"): item.default for item in fields(cls)}
         values: dict[str, Scalar] = {}
         for key, value in given.items():
@@ -92,6 +113,7 @@ class NodeConfig:
 
         Raises:
             ConfigError: the run wants other data, or promises less than the node insists on.
+            NodeConfigError: it does not say which group of several is served.
             SurveyError: the node's file cannot be read, or has not the one group it needs.
         """
         require(
@@ -112,7 +134,11 @@ class NodeConfig:
             config.encoder, name=self.encoder or config.encoder.name, cache_directory=""
         )
         applied = replace(
-            config, run=replace(config.run, directory="", resume=""), data=data, encoder=encoder
+            config,
+            run=replace(config.run, directory="", resume=""),
+            data=data,
+            encoder=encoder,
+            privacy=replace(config.privacy, noise_key_directory=self.state_path),
         )
         self._require_affordable(applied)
         return applied
@@ -124,7 +150,7 @@ class NodeConfig:
         data = replace(config.data, path=self.data_path, train_groups="", held_out_groups="")
         found = tuple(load_asked(data, config.run.seed).answers)
         if len(found) > 1:
-            raise ConfigError(
+            raise NodeConfigError(
                 f"--node-config group = '': the node's file holds {len(found)} groups, expected "
                 "one. Say which to serve."
             )
@@ -168,9 +194,18 @@ class NodeConfig:
                 privacy.max_epsilon,
                 f"above 0 and at most {self.max_epsilon:g}, which this node insists on",
             )
+            require(
+                privacy.delta <= self.max_delta,
+                "privacy.delta",
+                privacy.delta,
+                f"at most {self.max_delta:g}, which this node insists on",
+            )
 
     def _require_affordable(self, config: RunConfig) -> None:
-        """Unit question charges a ledger as it goes; unit member is paid once, before training."""
+        """Refuse a run of unit member that costs too much by itself, before it starts.
+
+        What all runs together cost is checked where answers are read (`client_app.budget`).
+        """
         if self.privacy_unit != "member" or not self.max_epsilon:
             return
         survey = load_asked(config.data, config.run.seed)

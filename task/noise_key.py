@@ -29,7 +29,8 @@ def noise_key(folder: Path) -> bytes:
     except OSError as error:
         raise UserError(
             f"{file}: the key of privacy.secure-noise cannot be created or read "
-            f"({error.strerror}). Set encoder.cache-directory to a folder of your own."
+            f"({error.strerror}). Set privacy.noise-key-directory, or a node's state-path, "
+            "to a folder of your own."
         ) from error
     if mode & 0o077:
         raise UserError(

@@ -75,6 +75,11 @@ class PrivacyConfig:
     questions_per_respondent: int = setting(
         0, "Unit member: most questions that one respondent answered. 0: all of the group's."
     )
+    noise_key_directory: str = setting(
+        "",
+        "Unit member with `secure-noise`: folder of the key from which noise derives; without the "
+        "key the next run is a release more. Empty: `encoder.cache-directory`.",
+    )
     metrics: str = setting(
         "full",
         "Scores of groups: `full` (exact, outside of the guarantee); `noisy` (means over groups "

@@ -2,13 +2,12 @@
 
 A release is written down before it is computed, so that a client that is killed has paid for what
 it may have sent. What is in the ledger depends on settings and on what the server asked for, never
-on answers. It covers one run: other runs on the same answers add to it.
+on answers. It covers the runs of its folder: one, or all that a node takes part in.
 """
 
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from task.errors import BudgetError, RunDirectoryError
 from task.features import GroupData
+from task.files import write_whole
 from task.paths import file_stem
 from task.privacy_config import PrivacyConfig
 
@@ -60,13 +60,24 @@ class QuestionLedger:
     """One JSON file for each group, in the client's folder.
 
     Args:
-        folder: the client's folder for one run; created when something is written.
+        folder: the client's, for one run or all; created when something is written.
         config: budget, delta, accountant, and whether noise is secure.
+        budget: what errors call the budget.
+        over_runs: the ledger of all runs, which is charged first.
     """
 
-    def __init__(self, folder: Path, config: PrivacyConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: PrivacyConfig,
+        *,
+        budget: str = "privacy.max-epsilon",
+        over_runs: "QuestionLedger | None" = None,
+    ) -> None:
         self._folder = folder
         self._config = config
+        self._budget = budget
+        self._over_runs = over_runs
 
     def charge(self, group: str, release: Release) -> int:
         """Write a release down, on disk when this returns; compute it only afterwards.
@@ -93,6 +104,8 @@ class QuestionLedger:
             if not self._config.secure_noise and release.request in attempts:
                 return attempts.index(release.request) + 1
             self._require_within_budget(group, releases, release)
+            if self._over_runs:
+                self._over_runs.charge(group, release)
             self._write(group, [*releases, release])
             return len(attempts) + 1
 
@@ -140,7 +153,7 @@ class QuestionLedger:
         budget = self._config.max_epsilon
         if budget and (needed := self._epsilon([*spent, more])) > budget:
             raise BudgetError(
-                f"privacy.max-epsilon = {budget:g}: to {more.kind} in round {more.server_round} "
+                f"{self._budget} = {budget:g}: to {more.kind} in round {more.server_round} "
                 f"would take group {group!r} from epsilon {self._epsilon(spent):.3f} to "
                 f"{needed:.3f} (unit question, delta {self._config.delta:g}). Nothing was computed "
                 "or spent; keep the predictor as it is, or allow more."
@@ -148,23 +161,12 @@ class QuestionLedger:
 
     def _write(self, group: str, releases: Iterable[Release]) -> None:
         """Write a group's file, whole or not at all, and wait until the disk has it."""
-        file = self.file(group)
-        partial_file = file.with_name(f".{os.getpid()}-{file.name}")
         kept = {
             "version": _VERSION,
             "group": group,
             "releases": [asdict(release) for release in releases],
         }
-        with partial_file.open("w") as stream:
-            json.dump(kept, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial_file.replace(file)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(self.file(group), json.dumps(kept, indent=1).encode())
 
 
 def digest_request(tensors: Mapping[str, Tensor], data: GroupData, *settings: object) -> str:

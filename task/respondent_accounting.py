@@ -56,10 +56,23 @@ def release_event(privacy: PrivacyConfig, num_questions: int) -> "DpEvent":
     require_accountable(privacy)
     if not privacy.noise_multiplier:
         return dp_accounting.NonPrivateDpEvent()
-    if privacy.histogram_noise == "gaussian":
-        return dp_accounting.GaussianDpEvent(privacy.noise_multiplier)
     answered = most_answered(privacy, num_questions)
-    parameter = 1 / noise_scale(privacy, num_questions, declared=False)
+    return histogram_event(privacy.histogram_noise, privacy.noise_multiplier, answered)
+
+
+def histogram_event(kind: str, multiplier: float, answered: int) -> "DpEvent":
+    """Return the release of histograms with noise, see `release_event`.
+
+    Args:
+        kind: `gaussian` or `discrete-laplace`.
+        multiplier: noise over the sensitivity, above 0.
+        answered: questions that one respondent may have answered.
+    """
+    import dp_accounting
+
+    if kind == "gaussian":
+        return dp_accounting.GaussianDpEvent(multiplier)
+    parameter = 1 / (multiplier * answered)
     event = dp_accounting.dp_event.DiscreteLaplaceDpEvent(parameter, sensitivity=1)
     return dp_accounting.SelfComposedDpEvent(event, answered)
 

@@ -25,8 +25,8 @@ group's questions.
 import hmac
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -87,31 +87,69 @@ def noisy_answers(
     answers = survey.answers[group]
     if not privacy.noise_multiplier:
         return replace(answers, counts=None)
-    declared = answers.counts is None
-    counts_N = exact_counts(answers, privacy)
-    scale = noise_scale(privacy, len(answers), declared=declared)
-    keys = survey.question_keys[answers.questions].tolist()
-    slices = [slice(s, s + n) for s, n in zip(answers.starts, answers.lengths, strict=True)]
-    places = zip(survey.option_offsets[answers.questions], answers.lengths, strict=True)
-    ranks = [survey.option_ranks[start : start + length] for start, length in places]
-    # Not the file's order, neither of questions (some share a key) nor of options.
-    histograms = [counts_N[own][np.argsort(r)] for own, r in zip(slices, ranks, strict=True)]
-    order = sorted(range(len(keys)), key=lambda q: (keys[q], histograms[q].tolist()))
-    released = sha256(json.dumps([group, privacy.histogram_noise, scale]).encode())
-    for q in order:
-        released.update(keys[q].to_bytes(8, "big", signed=True) + histograms[q].tobytes())
-    # The key of seeded noise is as public as the seed.
-    key = noise_key(folder) if privacy.secure_noise else f"seed {seed}".encode()
-    source = _keyed(key, released.digest())
+    release = _Release.of(survey, group, privacy)
+    secret = _secret(privacy, seed, folder)
     shares_N = np.empty_like(answers.shares)
     drawn: Counter[int] = Counter()
-    for q in order:
-        noise = source(keys[q], drawn[keys[q]])
-        drawn[keys[q]] += 1
-        noisy_R = histograms[q] + draw_noise(privacy.histogram_noise, scale, len(ranks[q]), noise)
-        total = float(privacy.respondents if declared else noisy_R.sum())
-        shares_N[slices[q]] = to_distribution(noisy_R, total)[ranks[q]]
+    for q in release.order:
+        key, histogram_R, ranks_O = release.keys[q], release.histograms[q], release.ranks[q]
+        noise = _noise_of(secret, release.digest, key, drawn[key])
+        drawn[key] += 1
+        noisy_R = histogram_R + draw_noise(
+            privacy.histogram_noise, release.scale, len(ranks_O), noise
+        )
+        total = float(privacy.respondents if answers.counts is None else noisy_R.sum())
+        shares_N[release.slices[q]] = to_distribution(noisy_R, total)[ranks_O]
     return replace(answers, shares=shares_N, counts=None)
+
+
+def release_id(survey: Survey, group: str, privacy: PrivacyConfig, seed: int, folder: Path) -> str:
+    """Return what tells one release of a group's noisy histograms from another.
+
+    Its arguments are those of `noisy_answers`. To those who have not the noise's key it says
+    nothing of the answers.
+    """
+    digest = _Release.of(survey, group, privacy).digest
+    return hmac.digest(_secret(privacy, seed, folder), b"release" + digest, "sha256").hex()
+
+
+@dataclass(frozen=True)
+class _Release:
+    """What is released of a group, before its noise.
+
+    Attributes:
+        scale: of the noise.
+        keys: of the questions; `slices`, `ranks` and `histograms` belong to the same ones.
+        slices: a question's options among the (N,) of all.
+        ranks: (O,) places of its options in the order of their texts.
+        histograms: (R,) exact counts.
+        order: positions of questions: not the file's order, as some share a key.
+        digest: of all that.
+    """
+
+    scale: float
+    keys: list[int]
+    slices: list[slice]
+    ranks: list[NDArray[np.int64]]
+    histograms: list[Floats]
+    order: list[int]
+    digest: bytes
+
+    @classmethod
+    def of(cls, survey: Survey, group: str, privacy: PrivacyConfig) -> "_Release":
+        answers = survey.answers[group]
+        counts_N = exact_counts(answers, privacy)
+        scale = noise_scale(privacy, len(answers), declared=answers.counts is None)
+        keys = survey.question_keys[answers.questions].tolist()
+        slices = [slice(s, s + n) for s, n in zip(answers.starts, answers.lengths, strict=True)]
+        places = zip(survey.option_offsets[answers.questions], answers.lengths, strict=True)
+        ranks = [survey.option_ranks[start : start + length] for start, length in places]
+        histograms = [counts_N[own][np.argsort(r)] for own, r in zip(slices, ranks, strict=True)]
+        order = sorted(range(len(keys)), key=lambda q: (keys[q], histograms[q].tolist()))
+        released = sha256(json.dumps([group, privacy.histogram_noise, scale]).encode())
+        for q in order:
+            released.update(keys[q].to_bytes(8, "big", signed=True) + histograms[q].tobytes())
+        return cls(scale, keys, slices, ranks, histograms, order, released.digest())
 
 
 def exact_counts(answers: Answers, privacy: PrivacyConfig) -> Floats:
@@ -183,12 +221,14 @@ class _NoisyAnswers(Mapping[str, Answers]):
         return group in self._survey.answers
 
 
-def _keyed(secret: bytes, released: bytes) -> Callable[[int, int], Noise]:
-    def source(key: int, number: int) -> Noise:
-        question = key.to_bytes(8, "big", signed=True) + number.to_bytes(8, "big")
-        return SecureNoise(hmac.digest(secret, released + question, "sha256"))
+def _secret(privacy: PrivacyConfig, seed: int, folder: Path) -> bytes:
+    # The key of seeded noise is as public as the seed.
+    return noise_key(folder) if privacy.secure_noise else f"seed {seed}".encode()
 
-    return source
+
+def _noise_of(secret: bytes, released: bytes, key: int, number: int) -> Noise:
+    question = key.to_bytes(8, "big", signed=True) + number.to_bytes(8, "big")
+    return SecureNoise(hmac.digest(secret, released + question, "sha256"))
 
 
 def _require_respondents(survey: Survey, group: str, answers: Answers, declared: int) -> None:

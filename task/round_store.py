@@ -1,15 +1,15 @@
 """What a client keeps of each group from round to round, in files of its own."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from task.errors import RunDirectoryError
+from task.files import write_whole
 from task.paths import file_stem
 
 _NOW, _BEFORE = "now", "before"  # first parts of the names in a file
@@ -88,17 +88,14 @@ class RoundStore:
         return kept.before
 
     def write(self, group: str, kept: Kept) -> None:
-        """Replace what is kept of a group, whole or not at all."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        file = self.file(group)
-        partial_file = file.with_name(f".{os.getpid()}-{file.name}")
+        """Replace what is kept of a group, whole or not at all, on disk when this returns."""
         tensors = {
             f"{state}/{name}": tensor.clone()
             for state, named in ((_NOW, kept.now), (_BEFORE, kept.before))
             for name, tensor in (named or {}).items()
         }
-        save_file(tensors, partial_file, {"round": str(kept.server_round)})
-        partial_file.replace(file)
+        content = save(tensors, {"round": str(kept.server_round)})
+        write_whole(self.file(group), content)
 
     def file(self, group: str) -> Path:
         """Return where a group's tensors are."""

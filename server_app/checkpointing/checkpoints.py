@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from task.settings import require
 FOLDER = "checkpoints"
 TOP_K = "top-k"
 _RUN = "run"
+_KEY = "key"
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,14 @@ class Checkpoints:
     Args:
         run: the run directory.
         config: how often, and how many are kept.
+        key: of a new run; that of a run which goes on is read.
+
+    Attributes:
+        key: of the run: every checkpoint says whose it is.
     """
 
-    def __init__(self, run: Path, config: CheckpointConfig) -> None:
+    def __init__(self, run: Path, config: CheckpointConfig, key: str = "") -> None:
+        self.key = key
         self._folder = run / FOLDER
         self._config = config
         self._pending: tuple[int, Packed] | None = None
@@ -74,7 +81,7 @@ class Checkpoints:
             RunDirectoryError: it cannot be written.
             NotPlainError: the state is not plain.
         """
-        self._pending = checkpoint.server_round, pack(checkpoint.state)
+        self._pending = checkpoint.server_round, pack({**checkpoint.state, _KEY: self.key})
         if checkpoint.server_round % self._config.every == 0:
             self.flush()
 
@@ -99,13 +106,45 @@ class Checkpoints:
         for folder in self._folder.glob("*round-*"):
             shutil.rmtree(folder)
 
+    def begin(self) -> None:
+        """Make room for a new run: take out what one that finished no round has left.
+
+        Raises:
+            RunDirectoryError: it cannot be removed.
+        """
+        if not self._folder.exists():
+            return
+        try:
+            shutil.rmtree(self._folder)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self._folder} was left by another run and cannot be removed "
+                f"({error.strerror or error}). Choose another run.directory, or remove it."
+            ) from error
+
     def write_run_record(self, record: dict[str, Any]) -> None:
         """Write what does not change during the run, once for all checkpoints.
 
         Raises:
             RunDirectoryError: it cannot be written.
         """
-        write_state(self._folder / _RUN, pack(record))
+        write_state(self._folder / _RUN, pack({**record, _KEY: self.key}))
+
+    def resume(self) -> Checkpoint:
+        """Take over the run's key; return its newest checkpoint, see `latest`.
+
+        Raises:
+            RunDirectoryError: there is none, its record is damaged, or they are of two runs.
+        """
+        checkpoint, record = self.latest(), self.run_record()
+        self.key = record[_KEY]
+        if checkpoint.state.get(_KEY) != self.key:
+            raise RunDirectoryError(
+                f"{self._folder}: round {checkpoint.server_round} is of another run than the "
+                f"record of its clients ({_RUN}). Restore the folder as it was, or start the run "
+                "anew."
+            )
+        return checkpoint
 
     def run_record(self) -> dict[str, Any]:
         """Return what `write_run_record` wrote.
@@ -141,7 +180,7 @@ class Checkpoints:
             for left in self._folder.glob(".*"):  # by a kill, half written
                 shutil.rmtree(left, ignore_errors=True)
             for each in damaged:  # or it would be taken for the round's new one
-                each.rename(each.with_name(f"damaged-{each.name}"))
+                each.rename(self._damaged_name(each))
             return Checkpoint(int(state["round"]), state)
         run = self._folder.parent
         found = sorted(each.name for each in run.iterdir()) if run.is_dir() else []
@@ -151,6 +190,10 @@ class Checkpoints:
             f"run.resume = {str(run)!r} has {whole} ({there}). Expected the directory of a run "
             "that has begun its rounds with checkpoint.every > 0. Start the run anew."
         )
+
+    def _damaged_name(self, folder: Path) -> Path:
+        names = (self._folder / f"damaged-{folder.name}-{number}" for number in count(1))
+        return next(name for name in names if not name.exists())
 
     def _rounds(self) -> list[Path]:
         return sorted(self._folder.glob("round-*"))

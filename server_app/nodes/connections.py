@@ -1,5 +1,6 @@
 """Nodes on machines of their own: which there are, whom they serve, and whether they are there."""
 
+import math
 import time
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -18,10 +19,14 @@ from server_app.nodes.fitting import misfits, what_changed
 from server_app.nodes.registry import Registry
 from task.config import RunConfig
 from task.errors import PopulationError
+from task.roles import Role
 
 LOOK_SECONDS, NOTICE_SECONDS = 1.0, 10.0
 ASK_AGAIN_SECONDS = 60.0
 """After so long a node that could not say what it holds is asked again: it may have been mended."""
+
+RETURN_SECONDS = 60.0
+"""How long a resumed run waits for more clients than a round needs: nodes return one by one."""
 
 DESCRIBE_SECONDS = 300.0
 """How long a node may take to say what it holds: the first time it computes features."""
@@ -32,7 +37,7 @@ DESCRIBE_BYTES = 64 << 20
 GRACE_SECONDS = 30.0
 """How long nodes that were asked what they hold are waited for when there are enough others."""
 
-RETURN_SECONDS = 10.0
+RECHECK_SECONDS = 10.0
 """How long a node that has come back is waited for until it says again what it holds."""
 
 
@@ -51,6 +56,7 @@ class Connections:
     def __init__(self, grid: Grid, config: RunConfig) -> None:
         self._grid = grid
         self._nodes = config.nodes
+        self._fraction = config.train.min_valid_fraction
         self._registry = Registry.read(config.nodes.registry)
         self._discloses_answers = config.predictor.population_weight > 0
         self._found: dict[int, Disclosure] = {}
@@ -70,39 +76,48 @@ class Connections:
                 level="warning",
             )
 
-    def gather(self, groups: Collection[str] = ()) -> Population:
+    def gather(self, began: Mapping[str, Role] | None = None) -> Population:
         """Wait for the run's nodes, and return what they disclose.
 
         Args:
-            groups: that must be there, whatever `nodes.min-available` says.
+            began: of a resumed run, the groups that it began with. Once those are there that a
+                round needs, the others have `RETURN_SECONDS`; they are taken in later, too.
 
         Raises:
             EncoderError: nodes use different encoders.
             PopulationError: too few nodes came within `nodes.patience`.
         """
         deadline = time.monotonic() + self._nodes.patience
+        enough_by = math.inf
         next_notice = time.monotonic() + NOTICE_SECONDS
         while True:
             online = self._meet()
             here = self._fitting(online)
-            lacks = self._lacks(here, set(groups))
-            late = time.monotonic() <= deadline and self._are_late(GRACE_SECONDS)
-            if not lacks and not late:
-                return assemble(here)
-            lacks = lacks or f"{len(self._asked)} were asked what they hold, and are given a moment"
-            if time.monotonic() > deadline:
+            lacks = self._lacks_of(here, began) if began else self._lacks(here)
+            now = time.monotonic()
+            if not lacks:
+                enough_by = min(enough_by, now + RETURN_SECONDS)
+                all_back = set(began or ()) <= _groups(here) or now >= enough_by
+                if all_back and not (now <= deadline and self._are_late(GRACE_SECONDS)):
+                    return assemble(here)
+            elif now > deadline:
                 raise PopulationError(
                     f"Waited {self._nodes.patience:.0f} s (nodes.patience) for nodes: {lacks}."
                     f"{self._refusals()} Are the SuperNodes running, connected and registered?"
                 )
-            if time.monotonic() > next_notice:
+            if now > next_notice:
+                lacks = lacks or "there are enough, and others are given a moment"
                 text = f"Waiting for nodes: {lacks}.{self._refusals()}"
                 announce("waiting", text, {"lacks": lacks, "refused": self._refusals().strip()})
                 next_notice = time.monotonic() + NOTICE_SECONDS
             time.sleep(LOOK_SECONDS)
 
     def bind(self, population: Population) -> None:
-        """Remember where the run's clients are, under the ids that they have in it."""
+        """Remember where the run's clients are, under the ids that they have in it.
+
+        One that is nowhere (`discovery.NOWHERE`) is not connected, until a node comes with its
+        group and data.
+        """
         self._population = population
         self._node_of = {client.id: client.node_id for client in population.clients}
 
@@ -116,7 +131,7 @@ class Connections:
         One that has connected anew is there once it has said again that it holds what it did.
         """
         online = self._meet()
-        while self._are_late(RETURN_SECONDS, set(self._node_of.values())):
+        while self._are_late(RECHECK_SECONDS, set(self._node_of.values())):
             time.sleep(LOOK_SECONDS)
             online = self._meet()
         self._rebind(online)
@@ -175,8 +190,7 @@ class Connections:
         roles = {each.group: each.role for each in node.holdings}
         if self._registry and (objection := self._registry.objection(node_id, roles)):
             return objection
-        run = self._population
-        if run is None:
+        if (run := self._population) is None:
             return ""
         mine = [client for client in run.clients if self._node_of[client.id] == node_id]
         return what_changed(node, mine, run.question_keys, run.fingerprint) if mine else ""
@@ -231,13 +245,24 @@ class Connections:
         reasons = [f"{self._name(i)} {why}" for i, (why, _) in sorted(self._refused.items())]
         return f" {'; '.join(reasons)}." if reasons else ""
 
-    def _lacks(self, here: Mapping[int, Disclosure], groups: set[str]) -> str:
+    def _lacks_of(self, here: Mapping[int, Disclosure], began: Mapping[str, Role]) -> str:
+        """Return what is missing before a run can go on; empty: nothing."""
+        there = _groups(here) & set(began)
+        train = [group for group, role in began.items() if role == "train"]
+        needed = max(1, math.ceil(self._fraction * len(train)))
+        if (number := len(there & set(train))) < needed:
+            return f"{number} of the run's {len(train)} training groups are here, expected {needed}"
+        if len(there) < (least := min(self._nodes.min_available, len(began))):
+            return f"{len(there)} of the run's groups are here, expected {least}"
+        return ""
+
+    def _lacks(self, here: Mapping[int, Disclosure]) -> str:
         """Return what is missing before a run can start; empty: nothing."""
         held = [each for node in here.values() for each in node.holdings]
         names = {each.group for each in held}
-        wanted = set(groups)
+        wanted: set[str] = set()
         if self._registry and not self._nodes.min_available:
-            wanted |= self._registry.groups
+            wanted = self._registry.groups
         if missing := sorted(wanted - names):
             return f"{len(names)} groups are here, missing: {', '.join(missing)}"
         if len(names) < self._nodes.min_available:
@@ -268,3 +293,7 @@ class Connections:
 
     def _name(self, node_id: int) -> str:
         return self._registry.name(node_id) if self._registry else f"Node {node_id}"
+
+
+def _groups(nodes: Mapping[int, Disclosure]) -> set[str]:
+    return {each.group for node in nodes.values() for each in node.holdings}

@@ -25,6 +25,9 @@ from task.roles import Role
 
 POLL_SECONDS, NOTICE_SECONDS = 0.2, 10.0
 
+NOWHERE = 0
+"""In place of the id of a node, where there is none."""
+
 
 @dataclass(frozen=True)
 class Client:
@@ -32,7 +35,7 @@ class Client:
 
     Attributes:
         id: stable id, 1 to n in the order of names.
-        node_id: Flower's id of the node, different in every run.
+        node_id: Flower's id of the node, different in every run; `NOWHERE`: not connected yet.
         name: what messages call the client.
         group: the user group whose data it holds.
         role: `train` or `held-out`.

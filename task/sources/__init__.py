@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
-from task.config import DataConfig, RunConfig
+from task.config import DataConfig, EncoderConfig, RunConfig
 from task.paths import cache_directory
 from task.privacy_config import PrivacyConfig
 from task.survey import Survey
@@ -29,7 +29,9 @@ def load_survey(config: RunConfig) -> Survey:
         SurveyError: the survey cannot be read or breaks the schema.
         ConfigError: see `task.respondents.private_survey`.
     """
-    return survey_of(config.data, config.privacy, cache_directory(config.encoder), config.run.seed)
+    return survey_of(
+        config.data, config.privacy, key_folder(config.privacy, config.encoder), config.run.seed
+    )
 
 
 def survey_of(data: DataConfig, privacy: PrivacyConfig, folder: Path, seed: int) -> Survey:
@@ -44,6 +46,27 @@ def survey_of(data: DataConfig, privacy: PrivacyConfig, folder: Path, seed: int)
     if privacy.unit == "member":
         return _private_survey(data, privacy, folder, seed)
     return _read_survey(data, seed)
+
+
+def release_of(config: RunConfig, group: str) -> tuple[str, int]:
+    """Return which release a run of unit member reads of a group.
+
+    Returns:
+        Its id (`task.respondents.release_id`), and the group's number of questions.
+    """
+    from task.respondents import release_id
+
+    survey = _read_survey(config.data, config.run.seed)
+    folder = key_folder(config.privacy, config.encoder)
+    release = release_id(survey, group, config.privacy, config.run.seed, folder)
+    return f"{release}-{config.privacy.questions_per_respondent}", len(survey.answers[group])
+
+
+def key_folder(privacy: PrivacyConfig, encoder: EncoderConfig) -> Path:
+    """Return where the key of secure noise on histograms lies, or will."""
+    if privacy.noise_key_directory:
+        return Path(privacy.noise_key_directory)
+    return cache_directory(encoder)
 
 
 def load_asked(data: DataConfig, seed: int) -> Survey:

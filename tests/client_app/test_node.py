@@ -2,11 +2,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from flwr.app import Message, RecordDict
 
 from client_app.mods import report_errors
 from task import records
-from task.errors import BudgetError, SurveyError
+from task.errors import (
+    BudgetError,
+    ConfigError,
+    EncoderError,
+    NodeConfigError,
+    PopulationError,
+    RoundError,
+    RunDirectoryError,
+    SurveyError,
+    UserError,
+)
 from tests.server_app.home_nodes import HomeGrid
 from tests.server_app.in_process_grid import tiny_config
 
@@ -48,6 +59,32 @@ def test_what_an_error_quotes_of_the_survey_stays_in_the_nodes_log(tmp_path: Pat
     reason = reason_sent(tmp_path, SurveyError("share = 0.73 of 'Do you steal?'"))
     assert reason == "its survey cannot be used; the node's own log says why"
     assert "error: share = 0.73 of 'Do you steal?'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "kind", [RunDirectoryError, EncoderError, NodeConfigError, PopulationError, UserError]
+)
+def test_errors_that_may_name_files_send_their_type_alone(
+    tmp_path: Path, capfd, kind: type[UserError]
+) -> None:
+    reason = reason_sent(tmp_path, kind("/srv/berlin/germany.ledger.json is damaged"))
+    assert reason == f"{kind.__name__}; the node's own log says why"
+    assert "error: /srv/berlin/germany.ledger.json is damaged" in capfd.readouterr().err
+
+
+def test_a_wrong_node_config_stays_with_its_owner(tmp_path: Path, capfd) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path)
+    context = next(iter(grid.contexts.values()))
+    context.node_config["data-path"] = "secret/survey.csv"
+    message = Message(RecordDict(), context.node_id, records.DESCRIBE)
+    (reply,) = grid.send_and_receive([message])
+    assert reply.error.reason == "NodeConfigError; the node's own log says why"
+    assert "data-path = 'secret/survey.csv': expected an absolute" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [BudgetError, ConfigError, RoundError])
+def test_refusals_are_sent_as_they_are(tmp_path: Path, kind: type[UserError]) -> None:
+    assert reason_sent(tmp_path, kind("privacy.unit = 'none'")) == "privacy.unit = 'none'"
 
 
 def test_an_unexpected_error_sends_its_type_and_place_alone(tmp_path: Path, capfd) -> None:

@@ -119,6 +119,29 @@ def test_a_second_masked_update_in_one_round_is_refused() -> None:
     assert len(rounds.run().survivors) == 4
 
 
+def test_a_round_that_is_done_again_is_opened_over_the_same_clients_alone() -> None:
+    rounds = SecureRounds(secure_config(groups=6))
+    first = rounds.run()
+
+    def restart() -> None:
+        for context in rounds.grid.contexts.values():
+            context.state = RecordDict()
+
+    restart()
+    again = rounds.run()
+    assert again.survivors == first.survivors
+    np.testing.assert_array_equal(again.mean_P, first.mean_P)
+    restart()
+    rounds.fault = fails(Stage.COLLECT_MASKED_VECTORS, 1)
+    with pytest.raises(RoundError, match="has opened one over other clients before"):
+        rounds.run()
+    rounds.server_round = 2
+    assert len(rounds.run().survivors) == 4
+    restart()
+    rounds.fault, rounds.server_round = None, 1
+    assert rounds.run().survivors == first.survivors
+
+
 def test_a_round_that_halted_before_is_no_obstacle() -> None:
     rounds = SecureRounds(secure_config(groups=5), fault=fails(Stage.SHARE_KEYS, 1, 2))
     with pytest.raises(RoundError, match="halted in its stage 'share_keys'"):

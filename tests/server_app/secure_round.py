@@ -1,5 +1,6 @@
 """Secure aggregation with the real ClientApp in this process, and what the server gets to see."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,7 @@ from server_app.secure_aggregation import SecureAggregation, SecureSum
 from task import records
 from task.config import RunConfig
 from task.parameters import Layout
-from tests.server_app.in_process_grid import RUN_KEY, InProcessGrid, make_population, tiny_config
+from tests.server_app.in_process_grid import InProcessGrid, make_population, tiny_config
 from tests.server_app.training import local_updates
 
 Answer = Callable[[Message], Message]
@@ -57,7 +58,7 @@ class SecureRounds:
         self.grid = InProcessGrid(self.config, self.num_nodes)
         found = discover_clients(self.grid, timeout=60)
         _, predictor = make_population(self.grid, self.config)
-        self.briefings = Briefings(self.config, found, predictor, RUN_KEY)
+        self.briefings = Briefings(self.config, found, predictor, secrets.token_hex(8))
         self.clients = {client.id: client for client in found.clients if client.role == "train"}
         self.groups = [client.group for client in self.clients.values()]
         self.start = {n: p.detach().clone() for n, p in predictor.named_parameters()}

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ def interrupted(path: Path, rounds: int = 2, error: BaseException | None = None)
     """A run that has finished these rounds."""
     try:
         with open_run(settings(path)) as run:
-            run.checkpoints.write_run_record({"key": run.key})
+            run.checkpoints.write_run_record({"population": {}})
             for server_round in range(rounds + 1):
                 finish_round(run, server_round)
             raise error or KilledError("power cut")
@@ -65,6 +66,42 @@ def test_a_resumed_run_continues_after_its_last_checkpoint(tmp_path: Path) -> No
         lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in lines] == [{"round": r} for r in (0, 1, 2)]
     assert status_of(tmp_path / "run") == {"status": "completed", "reason": "", "resumed": 1}
+
+
+def test_a_new_run_replaces_the_record_that_one_without_a_round_has_left(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    for clients in ("first", "second"):
+        with pytest.raises(KilledError), open_run(settings(path)) as run:
+            run.checkpoints.write_run_record({"population": clients})
+            if clients == "second":
+                finish_round(run, 0)
+            raise KilledError
+    with open_run(resuming(path)) as resumed:
+        assert resumed.key == run.key
+        assert resumed.checkpoints.run_record()["population"] == "second"
+
+
+def test_a_new_run_refuses_what_rounds_have_left_and_touches_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    interrupted(path)
+    (path / "metrics.jsonl").unlink()
+    before = status_of(path)
+    with pytest.raises(RunDirectoryError, match="holds a run already"):
+        open_run(settings(path)).__enter__()
+    assert status_of(path) == before
+    with open_run(resuming(path)) as run:
+        assert run.resumed
+
+
+def test_a_record_of_another_run_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    interrupted(first)
+    interrupted(second)
+    record = Path("checkpoints", "run")
+    shutil.rmtree(first / record)
+    shutil.copytree(second / record, first / record)
+    with pytest.raises(RunDirectoryError, match="round 2 is of another run than the record"):
+        open_run(resuming(first)).__enter__()
 
 
 def test_every_new_run_has_a_key_of_its_own(tmp_path: Path) -> None:

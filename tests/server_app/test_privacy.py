@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import dp_accounting as dp
 import pytest
@@ -18,17 +19,18 @@ from server_app.central_privacy import CentralPrivacy
 from server_app.cohort import CohortGrid
 from server_app.federation import run_federation
 from server_app.population import PopulationGrid
-from server_app.privacy import LEDGER, require_private_strategy
-from server_app.run_directory import load_predictor
+from server_app.privacy import LEDGER, RunPrivacy, require_private_strategy
+from server_app.run_directory import RunDirectory, load_predictor
 from server_app.strategies import FedAvg, make_strategy
 from server_app.strategies.averaging import reduction_of
 from task import records
 from task.aggregation import Reduction
 from task.config import RunConfig
-from task.errors import ConfigError
+from task.errors import BudgetError, ConfigError
 from task.ledger import SCORES, UPDATE, Ledger
+from task.question_ledger import question_epsilon
 from tests.server_app.cohort_runs import cohort_grid
-from tests.server_app.in_process_grid import InProcessGrid, make_population
+from tests.server_app.in_process_grid import InProcessGrid, make_population, tiny_config
 from tests.server_app.private_rounds import private_config
 from tests.server_app.test_app import HELD_OUT, TRAIN_GROUPS, metrics, parameters, read, run_app
 from tests.server_app.training import Parameters, identical, train_federated
@@ -348,3 +350,55 @@ def test_both_engines_release_the_same_bits(name: str) -> None:
     assert len(set(flower_norms)) == 4
     plain, _ = train_federated(InProcessGrid(config), config, num_rounds=3)
     assert not identical(plain, flower)
+
+
+QUESTION: dict[str, Any] = {
+    "privacy__unit": "question",
+    "privacy__noise_multiplier": 1.5,
+    "privacy__accountant": "rdp",
+    "privacy__metrics": "off",
+    "train__local_steps": 3,
+}
+
+
+def question_run(tmp_path: Path, rounds: int, *, secure: bool) -> RunPrivacy:
+    """A run whose budget lasts for so many rounds."""
+    budget = question_epsilon(1.5, 0.5, 3 * rounds, 1e-5, "rdp") + 1e-6
+    config = tiny_config(privacy__max_epsilon=budget, privacy__secure_noise=secure, **QUESTION)
+    return RunPrivacy(config, cast(Any, None), RunDirectory(tmp_path))
+
+
+def after_rounds(number: int) -> dict[str, Any]:
+    reported = question_epsilon(1.5, 0.5, 3 * number, 1e-5, "rdp")
+    return {"central": None, "reported": reported, "asked": [number, 0]}
+
+
+def test_a_resumed_run_counts_the_round_that_clients_have_paid_for_and_lost(tmp_path: Path) -> None:
+    """With secure noise: round 5 was under way, so clients have spent 5 of 6 rounds after 4."""
+    for secure, lasts in ((True, 5), (False, 6)):
+        privacy = question_run(tmp_path, 6, secure=secure)
+        privacy.load_state_dict(after_rounds(4))
+        for server_round in range(4, lasts):
+            privacy.require_next(server_round)
+            spent = server_round + 1 + secure
+            privacy.observe(server_round + 1, [question_epsilon(1.5, 0.5, 3 * spent, 1e-5, "rdp")])
+        with pytest.raises(BudgetError, match=f"Stopped before the update of round {lasts + 1}"):
+            privacy.require_next(lasts)
+
+
+def test_a_resumed_run_that_lost_no_round_goes_on_to_the_end(tmp_path: Path) -> None:
+    privacy = question_run(tmp_path, 6, secure=True)
+    privacy.load_state_dict(after_rounds(4))
+    for server_round in (4, 5):
+        privacy.require_next(server_round)
+        paid = question_epsilon(1.5, 0.5, 3 * (server_round + 1), 1e-5, "rdp")
+        privacy.observe(server_round + 1, [paid])
+
+
+def test_noise_in_checkpoints_is_said_not_to_be_covered() -> None:
+    for bands, said in ((1, False), (2, True)):
+        config = private_config(
+            privacy__num_bands=bands, train__sampling="cyclic", train__clients_per_round=2
+        )
+        excludes = RunPrivacy._excludes(cast(Any, SimpleNamespace(_config=config)))
+        assert any("checkpoints/" in each for each in excludes) == said

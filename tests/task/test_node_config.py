@@ -78,6 +78,7 @@ def test_no_path_of_the_servers_is_followed(tmp_path: Path) -> None:
         "run.directory": "/theirs/run",
         "run.resume": "/theirs/run",
         "encoder.cache-directory": "/theirs/cache",
+        "privacy.noise-key-directory": "/theirs/key",
         "encoder.name": "/theirs/model",
     }
     applied = node(write(tmp_path, "A"), encoder="/mine/model").apply(run_config(**theirs))
@@ -111,6 +112,11 @@ def test_a_simulation_has_no_such_source() -> None:
         ({"data-path": "/x", "state-path": "s"}, "state-path = 's': expected an absolute path"),
         ({"data-path": "/x", "privacy-unit": "person"}, "privacy-unit = 'person'"),
         ({"data-path": "/x", "max-epsilon": 3.0}, "max-epsilon = 3.0: expected privacy-unit"),
+        (
+            {"data-path": "/x", "max-epsilon": 3.0, "privacy-unit": "member"},
+            "max-epsilon = 3.0: expected state-path beside it",
+        ),
+        ({"data-path": "/x", "max-delta": 1.0}, "max-delta = 1.0: expected between 0 and 1"),
         ({"data-path": "/x", "disclose-answers": "yes"}, "expected true or false"),
     ],
 )
@@ -143,28 +149,34 @@ def test_answers_are_disclosed_only_where_their_owner_allows_it(tmp_path: Path) 
         ({"privacy.metrics": "full"}, "privacy.metrics = 'full'"),
         ({"privacy.max-epsilon": 0.0}, "privacy.max-epsilon = 0.0: expected above 0"),
         ({"privacy.max-epsilon": 9.0}, "privacy.max-epsilon = 9.0: expected .* at most 8"),
+        ({"privacy.delta": 0.1}, "privacy.delta = 0.1: expected at most 1e-05"),
     ],
 )
 def test_a_node_refuses_what_promises_less_than_it_insists_on(
     tmp_path: Path, changes: dict[str, Scalar], message: str
 ) -> None:
-    mine = node(write(tmp_path, "A"), privacy_unit="question", max_epsilon=8.0)
+    mine = node(write(tmp_path, "A"), privacy_unit="question", max_epsilon=8.0, state_path="/s")
     mine.apply(run_config(**PRIVATE))
     with pytest.raises(ConfigError, match=message):
         mine.apply(run_config(**(PRIVATE | changes)))
 
 
 def test_noisy_histograms_must_be_worth_what_the_node_allows(tmp_path: Path) -> None:
-    mine = node(write(tmp_path, "A"), privacy_unit="member", max_epsilon=8.0)
+    mine = node(write(tmp_path, "A"), privacy_unit="member", max_epsilon=8.0, state_path="/s")
     member = PRIVATE | {"privacy.unit": "member", "privacy.max-epsilon": 8.0}
     mine.apply(run_config(**(member | {"privacy.noise-multiplier": 2.0})))
     with pytest.raises(ConfigError, match=r"costs an epsilon of .*: this node allows 8"):
         mine.apply(run_config(**(member | {"privacy.noise-multiplier": 0.3})))
 
 
+def test_the_key_of_noise_lies_with_what_the_node_keeps(tmp_path: Path) -> None:
+    applied = node(write(tmp_path, "A"), state_path="/mine").apply(run_config())
+    assert applied.privacy.noise_key_directory == "/mine"
+
+
 def test_every_key_is_explained() -> None:
     assert set(node_help()) == {
         "data-path", "group", "role", "state-path", "encoder", "privacy-unit", "max-epsilon",
-        "disclose-answers",
+        "max-delta", "disclose-answers",
     }  # fmt: skip
     assert all(node_help().values())

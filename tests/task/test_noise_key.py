@@ -52,5 +52,7 @@ def test_a_key_that_was_cut_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_an_error_that_names_the_setting(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be created or read .*encoder\.cache-directory"):
+    with pytest.raises(
+        UserError, match=r"cannot be created or read .*privacy\.noise-key-directory"
+    ):
         noise_key(tmp_path / "file" / "folder")

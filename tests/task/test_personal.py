@@ -227,11 +227,10 @@ def test_a_save_that_fails_leaves_what_was_there(
     store = PersonalStore(tmp_path)
     store.save("A", Personal(GLOBAL[1], None, 1))
 
-    def half(tensors: object, file: Path, *_: object) -> None:
-        Path(file).write_bytes(b"half")
+    def full(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("task.round_store.save_file", half)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
         store.save("A", Personal(GLOBAL[2], GLOBAL[1], 2))
     assert same(store.load("A").parameters, GLOBAL[1])

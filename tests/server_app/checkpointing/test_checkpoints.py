@@ -84,7 +84,10 @@ def test_a_damaged_one_is_passed_over_with_a_word(
     assert line.startswith(f"Checkpoint {tmp_path / 'checkpoints' / 'round-000002'} is damaged (")
     checkpoints(tmp_path).add(after(2))  # its round is made again
     assert checkpoints(tmp_path).latest().server_round == 2
-    assert "damaged-round-000002" in folders(tmp_path)
+    assert "damaged-round-000002-1" in folders(tmp_path)
+    damage(tmp_path / "checkpoints" / "round-000002" / name)  # and once more
+    assert checkpoints(tmp_path).latest().server_round == 1
+    assert "damaged-round-000002-2" in folders(tmp_path)
 
 
 def test_without_any_that_is_whole_the_error_says_what_is_there(tmp_path: Path) -> None:

@@ -77,3 +77,23 @@ def test_a_newcomer_takes_no_part_and_ids_stay(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == (
         f"Not there when the run began, takes no part: {first.name}\n"
     )
+
+
+def test_where_not_all_must_be_there_the_others_keep_their_ids_and_are_nowhere(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    population = found()
+    first, second, third, fourth = population.clients
+    keys = {**population.question_keys, second.group: population.question_keys[second.group][:-1]}
+    here = (replace(first, role="held-out"), second, replace(third, id=1, node_id=7))
+    now = replace(population, clients=here, question_keys=keys)
+    same = as_recorded(now, recorded(population), all_there=False)
+    assert [(c.id, c.name, c.role) for c in same.clients] == [
+        (c.id, c.name, c.role) for c in population.clients
+    ]
+    assert [c.node_id for c in same.clients] == [0, 0, 7, 0]
+    assert same.question_keys[second.group].size == population.question_keys[second.group].size
+    said = capsys.readouterr().out
+    assert f"The run goes on without {fourth.name}, until it comes as it was: it is not" in said
+    assert f"{first.name}, until it comes as it was: it has another role" in said
+    assert f"{second.name}, until it comes as it was: it has other questions" in said

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
+from server_app.checkpointing.population_record import as_recorded, population_record
 from server_app.nodes import connections as module
 from server_app.nodes.connections import Connections
 from server_app.nodes.discovery import Population, discover_clients
 from task import records
 from task.config import RunConfig
 from task.errors import EncoderError, PopulationError
+from task.roles import Role
 from tests.server_app.home_nodes import HomeGrid
 from tests.server_app.in_process_grid import (
     InProcessGrid,
@@ -93,11 +95,52 @@ def test_without_a_number_one_training_group_is_enough(tmp_path: Path) -> None:
     assert [client.group for client in found.clients] == ["Northern nurses", HELD_OUT]
 
 
-def test_groups_that_a_resumed_run_needs_are_waited_for(tmp_path: Path) -> None:
-    grid = HomeGrid(tiny_config(), tmp_path, nodes__patience=0.2)
+BEGAN: dict[str, Role] = {
+    "Northern farmers": "train",
+    "Northern nurses": "train",
+    "Northern teachers": "train",
+    HELD_OUT: "held-out",
+}
+
+
+def test_a_resumed_run_waits_for_as_many_training_groups_as_a_round_needs(tmp_path: Path) -> None:
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__patience=2.0)
+    grid.away = {grid.node_of["Northern nurses"], grid.node_of["Northern farmers"]}
+    with pytest.raises(PopulationError, match="1 of the run's 3 training groups are here, expec"):
+        Connections(grid, grid.config).gather(BEGAN)
+    config = tiny_config(data__source="nodes", nodes__patience=2.0, nodes__min_available=4)
     grid.away = {grid.node_of["Northern nurses"]}
-    with pytest.raises(PopulationError, match="missing: Northern nurses"):
-        heard(grid, grid.config).gather(["Northern nurses", "Northern farmers"])
+    with pytest.raises(PopulationError, match="3 of the run's groups are here, expected 4"):
+        Connections(grid, config).gather(BEGAN)
+
+
+def test_a_resumed_run_goes_on_without_a_party_until_it_comes(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "RETURN_SECONDS", 0.1)
+    grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4)
+    before = Connections(grid, grid.config).gather()
+    record = population_record(before)
+    nurses = next(client.id for client in before.clients if client.group == "Northern nurses")
+    grid.away = {grid.node_of["Northern nurses"]}
+    settings = {"nodes__registry": write_registry(tmp_path, grid), "nodes__patience": 20.0}
+    connections = Connections(grid, tiny_config(data__source="nodes", **settings))
+    found = as_recorded(connections.gather(BEGAN), record, all_there=False)
+    connections.bind(found)
+    everybody = {client.id for client in before.clients}
+    assert connections.connected() == everybody - {nurses}
+    assert connections.restarted({nurses: 0.0}) == set()
+    grid.away = set()
+    for _ in range(3):
+        connected = connections.connected()
+    assert connected == everybody
+    assert connections.node_of(nurses) == grid.node_of["Northern nurses"]
+
+
+def test_a_resumed_run_that_has_all_groups_waits_no_longer(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "RETURN_SECONDS", 3600.0)
+    grid = HomeGrid(tiny_config(), tmp_path)
+    assert len(Connections(grid, grid.config).gather(BEGAN).clients) == 4
 
 
 def test_with_a_registry_all_its_groups_are_waited_for(tmp_path: Path) -> None:
