@@ -12,7 +12,7 @@ from pathlib import Path
 from server_app.checkpointing.checkpoints import Checkpoint, Checkpoints
 from server_app.checkpointing.population_record import as_recorded, population_record
 from server_app.nodes.discovery import Population
-from server_app.run_directory import RunDirectory, read_json
+from server_app.run_directory import RunDirectory, read_json, require_unused
 from server_app.stopping import called_when_stopped
 from task.config import RunConfig, read_toml
 from task.errors import ConfigError, RunDirectoryError
@@ -86,14 +86,17 @@ def open_run(config: RunConfig) -> Iterator[OpenRun]:
         path = Path(config.run.directory or project_folder())
         if not config.run.directory:
             path /= default_run_directory(config, datetime.now())
-        directory = RunDirectory.create(path, config)
+        require_unused(path)
+        directory = RunDirectory(path)
     checkpoints = Checkpoints(directory.path, config.checkpoint, secrets.token_hex(8))
     with directory.locked():
         resumed = None
         if config.run.resume:  # an error leaves everything as it was
+            require_interrupted(config)  # it may have ended before this process had the lock
             resumed = checkpoints.resume()
             directory.continue_after(resumed.server_round)
         else:
+            directory = RunDirectory.create(directory.path, config)
             checkpoints.begin()
             if checkpoints.enabled:
                 directory.write_config(RESUME_FILE, resume_settings(directory.path))

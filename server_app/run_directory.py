@@ -81,8 +81,12 @@ class RunDirectory:
         """Keep the directory to this process. If the process dies, so does its lock.
 
         Raises:
-            RunDirectoryError: another process has it.
+            RunDirectoryError: another process has it, or it cannot be made.
         """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(f"run.directory = {str(self.path)!r}: {error}.") from error
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)

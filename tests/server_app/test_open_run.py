@@ -2,7 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from server_app.checkpointing.checkpoints import Checkpoint
 from server_app.open_run import OpenRun, open_run, require_interrupted, resume_settings
+from server_app.run_directory import RunDirectory
 from task.config import RunConfig, read_toml
 from task.errors import ConfigError, RunDirectoryError
 from tests.server_app.in_process_grid import tiny_config
@@ -233,6 +234,42 @@ def test_a_run_that_is_alive_is_refused_and_a_dead_ones_lock_is_not_in_the_way(
         process.wait()
     with open_run(resuming(tmp_path / "run")) as run:
         assert run.resumed
+
+
+def holding(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
+    """Let something happen between a process's first look at a directory and its lock."""
+    locked = RunDirectory.locked
+
+    def late(self: RunDirectory) -> Any:
+        monkeypatch.undo()
+        meanwhile()
+        return locked(self)
+
+    monkeypatch.setattr(RunDirectory, "locked", late)
+
+
+def test_a_run_that_another_process_has_completed_meanwhile_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(tmp_path / "run")
+
+    def complete() -> None:
+        with open_run(resuming(tmp_path / "run")):
+            pass
+
+    holding(monkeypatch, complete)
+    with pytest.raises(RunDirectoryError, match="has completed"):
+        open_run(resuming(tmp_path / "run")).__enter__()
+    assert status_of(tmp_path / "run")["resumed"] == 1
+
+
+def test_a_run_that_another_process_has_begun_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holding(monkeypatch, lambda: interrupted(tmp_path / "run") and None)
+    with pytest.raises(RunDirectoryError, match="holds a run already"):
+        open_run(settings(tmp_path / "run", run__seed=5)).__enter__()
+    assert read_toml(tmp_path / "run" / "config.toml")["run.seed"] == 0
 
 
 def test_a_run_without_checkpoints_leaves_none_and_says_nothing_of_resuming(
