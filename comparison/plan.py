@@ -49,6 +49,8 @@ _WITHOUT_INFLUENCE = (
     "engine.num-threads",
     "engine.device",
     "strategy.name",  # is part of the method, and its file's content counts
+    "checkpoint.",
+    "nodes.",
     "log.",
 )
 

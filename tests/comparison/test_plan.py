@@ -63,8 +63,14 @@ def test_a_key_changes_with_every_setting_that_matters() -> None:
         "encoder.batch-size",
         "engine.num-workers",
         "engine.num-threads",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "nodes.min-available",
+        "nodes.patience",
         "log.tensorboard",
         "log.flower",
+        "log.json",
+        "log.prometheus-port",
     }
 
 

@@ -20,8 +20,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client_app.app import app
 from server_app.briefings import Briefings
+from server_app.inbox import Inbox
 from server_app.nodes.discovery import discover_clients
 from server_app.population import PopulationGrid
+from server_app.reply_metrics import MetricRules
 from server_app.sampling import CohortSampler
 from task import records
 from task.aggregation import Reduction
@@ -246,5 +248,6 @@ def make_population(
         min_valid_fraction=config.train.min_valid_fraction,
         clipping_norm=config.strategy.clipping_norm,
         reduction=reduction,
+        inbox=Inbox(MetricRules.of(config, found.num_questions)),
     )
     return population, predictor

@@ -104,7 +104,12 @@ def test_each_client_reports_of_the_parameters_that_all_are_sent(stack_size):
     names = (records.LOSS_BEFORE, records.SCORE_BEFORE)
     shard = cohort.train(START, replace(TASK, reports=names), stacks)
     expected = [make_reports(make_predictor(), data, run_config(), names) for data in CLIENTS]
-    assert shard.reports == [expected[k] for k in order]
+    for reports, client in zip(shard.reports, order, strict=True):
+        assert set(reports) == set(expected[client]) == set(names)
+        for name, report in reports.items():
+            # Where a tensor lies in memory decides, on some processors, how its sum is rounded.
+            assert report.total == pytest.approx(expected[client][name].total, rel=1e-5)
+            assert report.weight == expected[client][name].weight
     plain = cohort.train(START, TASK, stacks)
     assert plain.reports == [{}] * len(CLIENTS)
     assert_same(plain, shard)
