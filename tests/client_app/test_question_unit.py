@@ -21,6 +21,7 @@ from tests.client_app.test_app import (
     predictor_of,
     to_evaluate,
 )
+from tests.server_app.home_nodes import HomeGrid
 from tests.server_app.in_process_grid import InProcessGrid, tiny_config
 
 RATES = [0.01, 0.02, 0.005]
@@ -170,10 +171,10 @@ def test_a_group_with_too_few_questions_is_named_before_training(tmp_path: Path)
 
 def test_a_real_node_without_a_folder_does_not_train(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    grid = InProcessGrid(config, 1)
-    (context,) = grid.contexts.values()
-    del context.node_config["partition-id"]
-    message = Message(RecordDict(asked(config)), context.node_id, "train")
+    grid = HomeGrid(config, tmp_path)
+    node_id = grid.node_of[GROUP]
+    del grid.contexts[node_id].node_config["state-path"]
+    message = Message(RecordDict(asked(config)), node_id, "train")
     (reply,) = grid.send_and_receive([message])
     assert "state-path" in reply.error.reason
 
