@@ -105,9 +105,11 @@ class Refusals:
         return f"The SuperNode ended (exit status {ended.status}); its last lines are above."
 
     def _ended_itself(self) -> str:
+        fingerprint = check_private_key(self.config.private_key).fingerprint
         return (
-            "The SuperLink no longer accepts this node: it was removed there, or the clock here "
-            f"({time.strftime('%Y-%m-%d %H:%M:%S %Z')}) is minutes off. Ask the coordinator."
+            f"The SuperLink refuses this node: its key {fingerprint} is not registered (send "
+            "node.pub to the coordinator, for `pluralllm deploy add`) or was removed, or the clock "
+            f"here ({time.strftime('%Y-%m-%d %H:%M:%S %Z')}) is minutes off."
         )
 
     def _refused(self) -> str:
