@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.testbed.network import Network, free_port
 from benchmarks.testbed.parties import Party, Split
 from benchmarks.testbed.processes import Daemon, machine_processes, wait_until
@@ -223,9 +225,9 @@ class Deployment:
         }
 
 
-def _command_line(process: Any) -> list[str]:
+def _command_line(process: psutil.Process) -> list[str]:
     try:
         words: list[str] = process.cmdline()
-    except Exception:  # psutil: it has ended
+    except psutil.Error:  # it has ended
         return []
     return words
