@@ -66,13 +66,13 @@ def test_another_seed_gives_other_parameters(tmp_path: Path, name: str) -> None:
 def test_fedavg_is_the_average_of_the_clients_weighted_by_examples() -> None:
     config = config_of("fedavg")
     groups = groups_of(config, "train")
-    heavy = with_content(lambda c: c.metric_records["metrics"].update({records.NUM_EXAMPLES: 66}))
-    fault = only(heavy, message_type="train", group=groups[0])
+    light = with_content(lambda c: c.metric_records["metrics"].update({records.NUM_EXAMPLES: 2}))
+    fault = only(light, message_type="train", group=groups[0])
     parameters, _ = train_federated(InProcessGrid(config, fault=fault), config)
     updates = local_updates(config, groups)
     # 24 answered questions, of which a tenth is held back
     assert [update.num_examples for update in updates] == [22, 22, 22]
-    assert_close(parameters, weighted_average(updates, [66, 22, 22]))
+    assert_close(parameters, weighted_average(updates, [2, 22, 22]))
     with pytest.raises(AssertionError):  # the tolerance tells other weights apart
         assert_close(parameters, weighted_average(updates, [22, 22, 22]))
 

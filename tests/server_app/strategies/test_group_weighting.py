@@ -233,8 +233,8 @@ def test_rules_make_groups_count_the_same_when_their_options_say_so(name: str) -
         "adaptive-alpha": "fairness-threshold=0.01",
     }
     config = tiny_config(strategy__name=name, strategy__options=neutral[name])
-    heavy = with_content(lambda c: c.metric_records["metrics"].update({records.NUM_EXAMPLES: 66}))
-    fault = only(heavy, message_type="train", group=FAULTY)
+    light = with_content(lambda c: c.metric_records["metrics"].update({records.NUM_EXAMPLES: 2}))
+    fault = only(light, message_type="train", group=FAULTY)
     rule = make_strategy(config)
     parameters, _ = train_federated(InProcessGrid(config, fault=fault), config, strategy=rule)
     groups = groups_of(config, "train")
