@@ -26,7 +26,6 @@ from server_app.arrays import layout_of, to_vector
 from server_app.cohort import CohortGrid
 from server_app.federation import run_federation
 from server_app.replies import is_train
-from server_app.run_directory import load_predictor
 from task import records
 from task.aggregation import clip_update
 from task.config import DataConfig, RunConfig, RunSettings
@@ -34,6 +33,7 @@ from task.episodes import Split, make_episode
 from task.features import load_group
 from task.parameters import Layout
 from task.predictor import PreferencePredictor
+from task.saved_predictor import load_predictor
 from task.seeding import generator
 from task.sources import load_survey
 from task.training import episode_losses

@@ -27,7 +27,6 @@ from measure import measure_missing
 
 from cli.settings import parse_settings
 from server_app.cohort import simulate
-from server_app.run_directory import load_predictor
 from task.baselines import seen_question_keys
 from task.config import RunConfig
 from task.episodes import Split
@@ -35,6 +34,7 @@ from task.evaluation import evaluation_splits, predict_with, score_splits
 from task.features import GroupData, load_group, load_roles
 from task.privacy_config import PrivacyConfig
 from task.respondent_accounting import member_epsilon, most_answered, release_event
+from task.saved_predictor import load_predictor
 from task.sources import load_asked
 from task.statistics import student_interval
 

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server_app.run_directory import load_predictor
 from task.errors import UserError
 from task.predicting import predict_distributions, read_context, read_questions
+from task.saved_predictor import load_predictor
 
 
 def predict(

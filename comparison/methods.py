@@ -15,7 +15,7 @@ from comparison.cells import CellResult, Point
 from comparison.plan import Cell
 from comparison.trial import Trial, pooled_sums, train_with_curve
 from server_app.cohort import simulate
-from server_app.run_directory import RunDirectory, load_predictor, read_json
+from server_app.run_directory import RunDirectory, read_json
 from task.baselines import population_sums, predict_known
 from task.encoder import saved_settings
 from task.errors import UserError
@@ -27,6 +27,7 @@ from task.personal import CLIENTS_FOLDER, PersonalStore
 from task.population import PopulationAnswers
 from task.predictor import PreferencePredictor
 from task.probes import LinearProbe, MlpProbe
+from task.saved_predictor import load_predictor
 from task.sources import load_survey
 
 Compute = Callable[[Trial, Path], CellResult]

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from report.blocks import Block, Explorer, Section, Text
-from server_app.run_directory import load_predictor
 from task.baselines import seen_question_keys
 from task.config import RunConfig
 from task.episodes import Split
@@ -22,6 +21,7 @@ from task.errors import UserError
 from task.evaluation import evaluation_splits, predict_with, true_distributions
 from task.features import GroupData, load_group, load_roles
 from task.metrics import alignment_score
+from task.saved_predictor import load_predictor
 from task.settings import Scalar
 from task.sources import load_survey
 from task.survey import Survey

@@ -1,14 +1,13 @@
 """The run directory: everything a run leaves, each file written whole or not at all."""
 
 import errno
-import io
 import json
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -257,20 +256,3 @@ def recorded_failure(path: Path) -> str:
     """Return why the run in a directory failed, if it could say so."""
     file = path / "status.json"
     return str(json.loads(file.read_text())["reason"]) if file.exists() else ""
-
-
-def load_predictor(path: Path, which: str = "best") -> PreferencePredictor:
-    """Load the `best` or `final` predictor of a run directory, or a saved predictor's folder.
-
-    Raises:
-        RunDirectoryError: there is no such predictor.
-    """
-    folder = path if (path / "model.safetensors").is_file() else path / f"predictor-{which}"
-    if not (folder / "model.safetensors").is_file():
-        raise RunDirectoryError(
-            f"{path} holds no predictor: expected {folder / 'model.safetensors'}. Give a run "
-            "directory that has finished an evaluation, or a saved predictor's folder."
-        )
-    with redirect_stdout(io.StringIO()):  # huggingface_hub prints what it does
-        predictor: PreferencePredictor = PreferencePredictor.from_pretrained(folder, strict=True)
-    return predictor

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,9 +30,18 @@ ALPACA_PROMPT = (
     "\n\n### Input:\n{question}\nOptions: {options}\n\n### Response:\n{option}"
 )
 
+QUIET_TEXTS = 1000
+"""So many texts are encoded without a progress bar."""
+
 
 class Encoder(Protocol):
-    """Turns questions into features."""
+    """Turns questions into features.
+
+    Attributes:
+        num_truncated: texts encoded so far that were longer than the encoder takes.
+    """
+
+    num_truncated: int
 
     @property
     def fingerprint(self) -> str:
@@ -47,6 +56,7 @@ class HashingEncoder:
 
     def __init__(self, config: EncoderConfig) -> None:
         self.dimension = config.dimension
+        self.num_truncated = 0
 
     @property
     def fingerprint(self) -> str:
@@ -76,6 +86,7 @@ class TransformersEncoder:
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config = config
+        self.num_truncated = 0
 
     @cached_property
     def folder(self) -> Path:
@@ -119,10 +130,48 @@ class TransformersEncoder:
     def encode(self, questions: Sequence[Question]) -> NDArray[np.float32]:
         """See `Encoder.encode`; texts are batched by length, so that padding stays small."""
         from tqdm import tqdm
+
+        tokenizer, model, longest = self._loaded
+        texts = list(_texts(questions, self.config.text_format))
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+        features = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+        size = self.config.batch_size
+        quiet = len(texts) <= QUIET_TEXTS
+        with (
+            torch.inference_mode(),
+            tqdm(
+                total=len(texts), desc="Encoding", unit="text", mininterval=2, disable=quiet
+            ) as bar,
+        ):
+            for start in range(0, len(order), size):
+                rows = order[start : start + size]
+                chosen = [texts[row] for row in rows]
+                batch = _tokens(tokenizer, chosen, longest + 1)
+                if batch["input_ids"].shape[1] > longest:
+                    self.num_truncated += int((batch["attention_mask"].sum(1) > longest).sum())
+                    batch = _tokens(tokenizer, chosen, longest)
+                batch = batch.to(model.device)
+                hidden_BLd = model(**batch).last_hidden_state.float()
+                features[rows] = mean_pooled(hidden_BLd, batch["attention_mask"]).cpu().numpy()
+                bar.update(len(rows))
+        if not np.isfinite(features).all():
+            raise EncoderError(
+                f"encoder.name = {self.config.name!r} gives non-finite features with dtype "
+                f"{self.config.dtype}. Set encoder.dtype to float32."
+            )
+        return features
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any, int]:
+        """The tokenizer, the model, and the most tokens of a text.
+
+        Raises:
+            EncoderError: they cannot be loaded.
+        """
         from transformers import AutoModel, AutoTokenizer  # slow to import
 
-        device = _device(self.config.device)
         dtype = self.config.dtype  # "auto": the one that the model was saved in
+        device = _device(self.config.device)
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, padding_side="right")
             model = AutoModel.from_pretrained(self.folder, dtype=dtype).to(device).eval()
@@ -134,35 +183,19 @@ class TransformersEncoder:
         if tokenizer.pad_token is None:  # decoders such as Llama have none; pads are masked anyway
             tokenizer.pad_token = tokenizer.eos_token
         positions = getattr(model.config, "max_position_embeddings", None) or self.config.max_length
-        longest = min(self.config.max_length, tokenizer.model_max_length, positions)
-        texts = list(_texts(questions, self.config.text_format))
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
-        features = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
-        size = self.config.batch_size
-        with (
-            torch.inference_mode(),
-            tqdm(total=len(texts), desc="Encoding", unit="text", mininterval=2) as bar,
-        ):
-            for start in range(0, len(order), size):
-                rows = order[start : start + size]
-                batch = tokenizer(
-                    [texts[row] for row in rows],
-                    padding=True,
-                    truncation=True,
-                    max_length=longest,
-                    return_tensors="pt",
-                ).to(device)
-                hidden_BLd = model(**batch).last_hidden_state.float()
-                mask_BL1 = batch["attention_mask"].unsqueeze(-1).float()
-                pooled_Bd = (hidden_BLd * mask_BL1).sum(1) / mask_BL1.sum(1)
-                features[rows] = pooled_Bd.cpu().numpy()
-                bar.update(len(rows))
-        if not np.isfinite(features).all():
-            raise EncoderError(
-                f"encoder.name = {self.config.name!r} gives non-finite features with dtype "
-                f"{dtype}. Set encoder.dtype to float32."
-            )
-        return features
+        return tokenizer, model, min(self.config.max_length, tokenizer.model_max_length, positions)
+
+
+def mean_pooled(hidden_BLd: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+    """Return (B, d), the mean over each text's own tokens.
+
+    Args:
+        hidden_BLd: last hidden states.
+        mask_BL: 1 where there is a token, 0 where there is padding.
+    """
+    mask_BL1 = mask_BL.unsqueeze(-1).to(hidden_BLd.dtype)
+    pooled_Bd: torch.Tensor = (hidden_BLd * mask_BL1).sum(1) / mask_BL1.sum(1)
+    return pooled_Bd
 
 
 def saved_settings(config: EncoderConfig) -> dict[str, str | int]:
@@ -220,6 +253,11 @@ def _texts(questions: Sequence[Question], text_format: str) -> Iterator[str]:
                 )
             else:
                 yield f"{question.text} {option}"
+
+
+def _tokens(tokenizer: Any, texts: list[str], most: int) -> Any:
+    """Return the batch of these texts' tokens, at most so many of each."""
+    return tokenizer(texts, padding=True, truncation=True, max_length=most, return_tensors="pt")
 
 
 def _device(name: str) -> torch.device:

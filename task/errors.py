@@ -45,6 +45,10 @@ class DeploymentError(UserError):
     """A deployment's folder, key, certificate or process is not as it must be."""
 
 
+class RewardError(UserError):
+    """A response cannot be scored, or a reward model cannot be loaded or exported."""
+
+
 class RunDirectoryError(UserError):
     """A run directory cannot be created, read or used."""
 

@@ -6,16 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from task.config import EncoderConfig
-from task.encoder import encode_cached, make_encoder
-from task.episodes import Split
-from task.errors import EncoderError, SurveyError
-from task.evaluation import predict_with
-from task.features import GroupData
+from task.errors import SurveyError
 from task.predictor import PreferencePredictor
+from task.reward import RewardModel
+from task.saved_predictor import encoder_of
 from task.sources.files import read_frame, require_columns
 from task.sources.table import survey_from_frame
-from task.survey import Answers, Question, Survey
+from task.survey import Question, Survey
 
 
 def read_context(path: str) -> Survey:
@@ -66,37 +63,5 @@ def predict_distributions(
     Raises:
         EncoderError: the predictor's encoder is not to be had here, or is another one.
     """
-    settings = dict(predictor.encoder)
-    trained_on = settings.pop("fingerprint", None)
-    if encoder_name:
-        settings["name"] = encoder_name
-    config = EncoderConfig(**settings)  # type: ignore[arg-type]
-    fingerprint = make_encoder(config).fingerprint
-    if fingerprint != trained_on:
-        raise EncoderError(
-            f"The predictor was trained on features of {trained_on}, but "
-            f"encoder.name = {config.name!r} here is {fingerprint}. Name the same model files "
-            "with --encoder."
-        )
-    (answers,) = context.answers.values()
-    everything = [context.questions[p] for p in answers.questions] + list(questions)
-    lengths = np.array([len(question.options) for question in everything], dtype=np.int64)
-    unknown = np.zeros(lengths.sum() - len(answers.shares), dtype=np.float32)
-    positions = np.arange(len(everything))
-    data = GroupData(
-        group=next(iter(context.answers)),
-        role="held-out",
-        features=encode_cached(everything, config),
-        rows=np.arange(lengths.sum()),
-        answers=Answers(positions, lengths, np.concatenate((answers.shares, unknown))),
-        question_keys=np.array([question.key for question in everything], dtype=np.int64),
-        option_ranks=np.array([rank for question in everything for rank in question.ranks]),
-        trainable=positions,
-        held_back=positions[:0],
-    )
-    split = Split(positions[: len(answers)], positions[len(answers) :])
-    shares_QO = predict_with(predictor, predictor.prior)(data, split)
-    return [
-        shares[: len(question.options)]
-        for shares, question in zip(shares_QO, questions, strict=True)
-    ]
+    encoder = encoder_of(predictor, encoder_name)
+    return RewardModel(predictor, encoder=encoder).distributions(questions, context=context)

@@ -8,11 +8,11 @@ import pytest
 
 from cli.settings import parse_settings
 from server_app.cohort import simulate
-from server_app.run_directory import load_predictor
 from server_app.strategies import STRATEGIES, make_strategy
 from task.config import RunConfig
 from task.errors import ConfigError
 from task.options import format_options, parse_options
+from task.saved_predictor import load_predictor
 from tests.server_app.in_process_grid import tiny_config
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "strategies.md").read_text()

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server_app.run_directory import load_predictor
 from task.config import DataConfig, RunConfig
 from task.predicting import predict_distributions, read_context, read_questions
+from task.saved_predictor import load_predictor
 from task.sources import load_survey
 from tests.cli.command import Command
 from tests.server_app.in_process_grid import tiny_config

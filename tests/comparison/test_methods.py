@@ -13,7 +13,6 @@ from comparison.methods import METHODS, compute_cell
 from comparison.plan import OTHER_METHODS, Cell
 from comparison.trial import Trial
 from server_app.cohort import simulate
-from server_app.run_directory import load_predictor
 from task.baselines import score_baselines
 from task.config import RunConfig
 from task.evaluation import evaluate_group, evaluation_splits, predict_with, score_splits
@@ -21,6 +20,7 @@ from task.features import GroupData, load_group
 from task.metrics import GroupScores
 from task.personal import PersonalStore
 from task.predictor import PreferencePredictor
+from task.saved_predictor import load_predictor
 from tests.comparison.examples import comparison_config, only_cell
 from tests.server_app.cohort_runs import HELD_OUT, TRAIN_GROUPS
 

@@ -10,11 +10,11 @@ from report.blocks import Explorer
 from report.files import RunFiles, read_run
 from report.questions import explored_groups, question_section, ranked
 from server_app.cohort import simulate
-from server_app.run_directory import load_predictor
 from task.baselines import seen_question_keys
 from task.config import RunConfig
 from task.evaluation import evaluate_group
 from task.features import load_group, load_roles
+from task.saved_predictor import load_predictor
 from task.sources import load_survey
 from tests.server_app.in_process_grid import tiny_config
 

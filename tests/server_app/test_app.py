@@ -12,12 +12,12 @@ import torch
 from flwr.app import Context, RecordDict
 
 from server_app.app import app
-from server_app.run_directory import load_predictor
 from task.baselines import score_baselines
 from task.config import RunConfig, read_toml
 from task.errors import ConfigError, RoundError, RunDirectoryError
 from task.features import load_group
 from task.predictor import PreferencePredictor
+from task.saved_predictor import load_predictor
 from tests.server_app.in_process_grid import Fault, InProcessGrid, only, raises, silent, tiny_config
 
 SCORE_KEYS = {

@@ -20,12 +20,12 @@ from flwr.serverapp.strategy import FedAvg, FedMedian
 import client_app.app
 from server_app import cohort_workers
 from server_app.cohort import CohortGrid, simulate, why_called
-from server_app.run_directory import load_predictor
 from server_app.strategies import STRATEGIES
 from task import records
 from task.aggregation import Reduction
 from task.config import RunConfig, read_toml
 from task.errors import ConfigError, RoundError, RunDirectoryError
+from task.saved_predictor import load_predictor
 from task.training import StackUpdate
 from tests.server_app.cohort_runs import (
     FAULTY,

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from server_app.monitor import RoundMonitor
 from server_app.nodes.discovery import discover_clients
 from server_app.privacy import RunPrivacy
-from server_app.run_directory import RunDirectory, load_predictor
+from server_app.run_directory import RunDirectory
 from server_app.sinks import JsonLines
 from server_app.strategies.ditto import Ditto
 from task import records
@@ -22,6 +22,7 @@ from task.config import RunConfig
 from task.errors import RoundError
 from task.features import load_group, load_roles
 from task.predictor import PreferencePredictor
+from task.saved_predictor import load_predictor
 from tests.server_app.in_process_grid import (
     Fault,
     InProcessGrid,

@@ -18,7 +18,6 @@ from client_app.app import app
 from server_app.briefings import Briefings
 from server_app.cohort import simulate
 from server_app.nodes.discovery import discover_clients
-from server_app.run_directory import load_predictor
 from task import records
 from task.baselines import seen_question_keys
 from task.config import RunConfig
@@ -28,6 +27,7 @@ from task.features import GroupData, load_group, load_roles
 from task.population import PopulationAnswers, PopulationPrior
 from task.predicting import predict_distributions
 from task.predictor import PreferencePredictor
+from task.saved_predictor import load_predictor
 from task.sources import load_survey
 from task.survey import Survey
 from tests.server_app.cohort_runs import (

@@ -20,7 +20,7 @@ from server_app.cohort import CohortGrid
 from server_app.federation import run_federation
 from server_app.population import PopulationGrid
 from server_app.privacy import LEDGER, RunPrivacy, require_private_strategy
-from server_app.run_directory import RunDirectory, load_predictor
+from server_app.run_directory import RunDirectory
 from server_app.strategies import FedAvg, make_strategy
 from server_app.strategies.averaging import reduction_of
 from task import records
@@ -29,6 +29,7 @@ from task.config import RunConfig
 from task.errors import BudgetError, ConfigError
 from task.ledger import SCORES, UPDATE, Ledger
 from task.question_ledger import question_epsilon
+from task.saved_predictor import load_predictor
 from tests.server_app.cohort_runs import cohort_grid
 from tests.server_app.in_process_grid import InProcessGrid, make_population, tiny_config
 from tests.server_app.private_rounds import private_config

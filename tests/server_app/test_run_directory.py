@@ -7,15 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from server_app.run_directory import (
-    RunDirectory,
-    load_predictor,
-    recorded_failure,
-    require_unused,
-)
+from server_app.run_directory import RunDirectory, recorded_failure, require_unused
 from task.config import RunConfig, flatten, read_toml
 from task.errors import RunDirectoryError
 from task.predictor import PreferencePredictor
+from task.saved_predictor import load_predictor
 from tests.server_app.in_process_grid import tiny_config
 
 

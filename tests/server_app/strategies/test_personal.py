@@ -12,7 +12,6 @@ from flwr.serverapp import strategy as flower
 
 from client_app import module
 from server_app.cohort import simulate
-from server_app.run_directory import load_predictor
 from server_app.strategies import make_strategy
 from server_app.strategies.ditto import Ditto
 from server_app.strategies.mr_mtl import MRMTL
@@ -22,6 +21,7 @@ from task.config import RunConfig
 from task.evaluation import evaluate_group
 from task.features import load_group
 from task.personal import PersonalStore
+from task.saved_predictor import load_predictor
 from tests.server_app.in_process_grid import InProcessGrid, tiny_config
 from tests.server_app.test_app import HELD_OUT, TRAIN_GROUPS, metrics, run_app
 from tests.server_app.training import (
