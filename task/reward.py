@@ -8,9 +8,8 @@ Suffixes: B responses, G groups, Q questions, O options of a question.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +18,14 @@ from torch import Tensor
 
 from task.comparisons import Against, Comparison, comparisons
 from task.config import EncoderConfig
+from task.context_prediction import Prediction, predict_contexts
 from task.contexts import Context
-from task.episodes import make_episode
 from task.errors import RewardError, suggest
 from task.feature_cache import FeatureCache
 from task.predictor import PreferencePredictor
 from task.roles import Role
 from task.saved_predictor import encoder_of
 from task.survey import Question, Survey
-
-MOST_OPTIONS = 4096
-"""Options that are predicted in one forward pass, over all groups of it."""
 
 
 class RewardModel:
@@ -64,7 +60,6 @@ class RewardModel:
         self.predictor = predictor.to(chosen).eval()
         self.cache = FeatureCache(encoder or encoder_of(predictor))
         self.roles = dict(roles or {})
-        self._prior = predictor.prior
         self._contexts = {
             group: self.context_of(given, group) for group, given in (contexts or {}).items()
         }
@@ -216,8 +211,8 @@ class RewardModel:
         context: Survey | Context | None = None,
     ) -> list[NDArray[np.floating]]:
         """Return one (options,) distribution per question for one group; see `distribution`."""
-        (whose,) = self._whose(group, context, 1)
-        return self._predict([whose], questions)[0][1]
+        predictions = self._predictions(self._whose(group, context, 1), questions)[0]
+        return [predicted.shares for predicted in predictions]
 
     def _whose(
         self, group: str | Sequence[str] | None, context: Survey | Context | None, number: int
@@ -259,70 +254,22 @@ class RewardModel:
         """Return (B, G) log-odds."""
         questions = list(dict.fromkeys(each.question for each in asked))
         place = {question: index for index, question in enumerate(questions)}
-        scores = np.empty((len(asked), len(contexts)))
-        for g, (logits_Q, shares_Q) in enumerate(self._predict(contexts, questions)):
+        scores = np.empty((len(asked), len(contexts)), dtype=np.float32)
+        for g, predictions in enumerate(self._predictions(contexts, questions)):
             for b, each in enumerate(asked):
-                q = place[each.question]
-                alone = len(each.question.options) == 1
-                scores[b, g] = logits_Q[q][0] if alone else _log_odds(shares_Q[q], each.index)
-        return torch.from_numpy(scores).float()
+                predicted = predictions[place[each.question]]
+                alone = len(predicted.logits) == 1
+                scores[b, g] = predicted.logits[0] if alone else _log_odds(predicted, each.index)
+        return torch.from_numpy(scores)
 
-    def _predict(
+    def _predictions(
         self, contexts: Sequence[Context], questions: Sequence[Question]
-    ) -> list[tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]]:
-        """Return, for each context, the (options,) logits and distribution of every question."""
-        predicted: list[Any] = [([], []) for _ in contexts]
-        for some in _portions(questions, MOST_OPTIONS // len(contexts)):
-            for (logits, shares), new in zip(predicted, self._forward(contexts, some), strict=True):
-                logits.extend(new[0])
-                shares.extend(new[1])
-        return predicted
-
-    @torch.inference_mode()
-    def _forward(
-        self, contexts: Sequence[Context], questions: Sequence[Question]
-    ) -> Iterator[tuple[list[NDArray[np.floating]], list[NDArray[np.floating]]]]:
-        """Predict some questions for all contexts, in one forward pass."""
-        starts = np.cumsum([0, *(len(context.shares_C) for context in contexts)])
-        features = np.concatenate(
-            [*(context.features_Cd for context in contexts), self.cache.features(questions)]
-        )
-        parts = [
-            context.with_targets(questions, features, int(start), int(starts[-1]))
-            for context, start in zip(contexts, starts[:-1], strict=True)
-        ]
-        episode = make_episode(parts, device=self.device)
-        means_GT, _ = self.predictor(
-            episode.context_x_BCd,
-            episode.context_y_BC,
-            episode.target_x_BTd,
-            episode.context_mask_BC,
-        )
-        logits_GQO = episode.by_question(means_GT).float().cpu().numpy()
-        shares_GQO = episode.log_softmax(means_GT).exp().float().cpu().numpy()
-        lengths = [len(question.options) for question in questions]
-        for (data, split), logits_QO, shares_QO in zip(parts, logits_GQO, shares_GQO, strict=True):
-            mixed_QO = self._prior.mix(shares_QO, data, split.target) if self._prior else shares_QO
-            yield (
-                [logits_O[:n] for logits_O, n in zip(logits_QO, lengths, strict=True)],
-                [shares_O[:n] for shares_O, n in zip(mixed_QO, lengths, strict=True)],
-            )
+    ) -> list[list[Prediction]]:
+        return predict_contexts(self.predictor, self.cache, contexts, questions)
 
 
-def _portions(questions: Sequence[Question], most: int) -> Iterator[Sequence[Question]]:
-    """Cut questions into portions of so many options, or of one question that has more."""
-    start, options = 0, 0
-    for index, question in enumerate(questions):
-        if index > start and options + len(question.options) > most:
-            yield questions[start:index]
-            start, options = index, 0
-        options += len(question.options)
-    if start < len(questions):
-        yield questions[start:]
-
-
-def _log_odds(shares_O: NDArray[np.floating], index: int) -> float:
+def _log_odds(predicted: Prediction, index: int) -> float:
     """Return the log-odds of one option against all the others; a share of 0 counts as 1e-38."""
     tiny = float(np.finfo(np.float32).tiny)
-    others = np.delete(shares_O, index).sum(dtype=np.float64)
-    return math.log(max(float(shares_O[index]), tiny)) - math.log(max(float(others), tiny))
+    others = np.delete(predicted.shares, index).sum(dtype=np.float64)
+    return math.log(max(float(predicted.shares[index]), tiny)) - math.log(max(float(others), tiny))

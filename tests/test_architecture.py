@@ -66,8 +66,9 @@ RAW_READERS = {
     "load_table": (SOURCES,),
     "private_survey": (SOURCES,),
     "noisy_answers": ("task/respondents.py",),
-    "survey_from_frame": (SOURCES, "task/predicting.py"),  # the latter: a context that users give
-    "read_frame": (SOURCES, "task/predicting.py"),
+    # The latter two: contexts that users give, and those that were exported.
+    "survey_from_frame": (SOURCES, "task/predicting.py", "task/reward_files.py"),
+    "read_frame": (SOURCES, "task/predicting.py", "task/reward_files.py"),
 }
 """What reads a survey's exact answers, and the files that may use it."""
 
