@@ -181,7 +181,7 @@ class RewardModel:
         if not names:
             raise RewardError("No group is named, and this reward model holds no context of any.")
         asked = comparisons(prompts, responses, against)
-        return self._scores([self._context(name) for name in names], asked).to(self.device)
+        return self._scores([self.context(name) for name in names], asked).to(self.device)
 
     def distribution(
         self,
@@ -228,10 +228,15 @@ class RewardModel:
                 "group's answered questions."
             )
         return [
-            self._context(name) for name in ([group] * number if isinstance(group, str) else group)
+            self.context(name) for name in ([group] * number if isinstance(group, str) else group)
         ]
 
-    def _context(self, group: str) -> Context:
+    def context(self, group: str) -> Context:
+        """Return the context of a group that is here.
+
+        Raises:
+            RewardError: there is none.
+        """
         if group in self._contexts:
             return self._contexts[group]
         if role := self.roles.get(group):

@@ -186,6 +186,24 @@ def build_survey(
     )
 
 
+def merged(surveys: Sequence[Survey]) -> Survey:
+    """Put surveys of different groups together; a question of several is kept once.
+
+    Raises:
+        SurveyError: two surveys hold the same group.
+    """
+    positions: dict[Question, int] = {}
+    answers: dict[str, Answers] = {}
+    for survey in surveys:
+        place = [positions.setdefault(each, len(positions)) for each in survey.questions]
+        for group, its in survey.answers.items():
+            if group in answers:
+                raise SurveyError(f"Group {group!r} comes from two places: expected one.")
+            moved = np.array([place[position] for position in its.questions], dtype=np.int64)
+            answers[group] = replace(its, questions=moved)
+    return Survey(tuple(positions), dict(sorted(answers.items())))
+
+
 def _check_shares(group: str, question: Question, shares: NDArray[np.float64]) -> None:
     where = f"Group {group!r}, question {question.text!r}"
     if shares.ndim != 1 or len(shares) != len(question.options):
