@@ -35,13 +35,12 @@ def text_of(conversation: Conversation) -> str:
     """
     if isinstance(conversation, str):
         return conversation.strip()
-    if not isinstance(conversation, Sequence):
+    if not isinstance(conversation, list | tuple):
         raise ConversationError(
             f"{_shortened(conversation)} is a {type(conversation).__name__}: expected a text, or a "
             "list of messages with role and content."
         )
-    messages: Sequence[Mapping[str, Any]] = conversation
-    turns = [(_role(message), _content(message)) for message in messages]
+    turns = [(_role(message), _content(message)) for message in conversation]
     if len(turns) == 1:
         return turns[0][1]
     return "\n".join(f"{role}: {content}" for role, content in turns)
