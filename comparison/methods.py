@@ -174,7 +174,7 @@ def _population_mean(trial: Trial, _folder: Path) -> CellResult:
     survey = load_survey(trial.config)
     sums = population_sums(survey, trial.roles)
     everyone = predict_known(sums.mean())
-    others = {data.group: predict_known(sums.mean(data.answers)) for data in trial.train}
+    others = {data.group: predict_known(sums.mean_of_others(data.answers)) for data in trial.train}
     return _result(trial, lambda data, split: others.get(data.group, everyone)(data, split))
 
 
