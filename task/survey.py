@@ -111,11 +111,11 @@ class Survey:
         """(questions,) int64: `Question.key` of every question."""
         return np.array([question.key for question in self.questions], dtype=np.int64)
 
-    def summary(self) -> str:
-        """Return one line: size, and what was dropped."""
+    def summary(self, clients: str = "groups") -> str:
+        """Return one line: size, and what was dropped; `clients` says what `answers` are of."""
         answered = sum(len(answers) for answers in self.answers.values())
         text = (
-            f"{len(self.answers):,} groups, {len(self.questions):,} questions, "
+            f"{len(self.answers):,} {clients}, {len(self.questions):,} questions, "
             f"{answered:,} answer distributions"
         )
         if self.dropped:
