@@ -44,7 +44,7 @@ from task.statistics import paired_interval, student_interval
 
 PATHS = ("data.path", "encoder.name", "encoder.cache-directory", "run.directory")
 PAIRS = {
-    "evaluation.num-context": 100,
+    "evaluation.num-context": 50,
     "evaluation.num-draws": 2,
     "train.min-context": 20,
     "train.max-context": 200,
