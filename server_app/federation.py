@@ -203,4 +203,4 @@ def _announce_population(population: Population, num_clients: int, data: DataCon
         announce("population", f"{label} ({len(groups)}{users}): {shown}", fields)
     if left_out := num_clients - len(population.clients):
         text = f"{data.clients.capitalize()} of the survey that take no part: {left_out}"
-        announce(f"{data.clients}-left-out", text, {"number": left_out})
+        announce("groups-left-out", text, {"number": left_out})

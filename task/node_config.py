@@ -19,7 +19,9 @@ class NodeConfig:
     """The keys of `flower-supernode --node-config 'key="text" ...'`, on the owner's machine."""
 
     data_path: str = setting(
-        "", "Survey file of this node (CSV, JSONL or Parquet in long form), an absolute path."
+        "",
+        "Survey file of this node (CSV, JSONL or Parquet), an absolute path. Its columns tell "
+        "whether it has the long form, comparisons or ratings (docs/data.md).",
     )
     group: str = setting(
         "", "Group to serve, several separated by `|`. Empty: the file's only group."

@@ -48,3 +48,22 @@ def test_a_held_out_group_is_not_trained_on(pluralllm: Command, tmp_path: Path) 
     assert "Germany: 30 questions, evaluated, never trained on" in outcome.out
     assert "Japan: 30 questions, not served" in outcome.out
     assert "training round" not in outcome.out
+
+
+def test_comparisons_and_ratings_are_told_by_their_columns(
+    pluralllm: Command, tmp_path: Path
+) -> None:
+    pairs, ratings = ["group,prompt,chosen,rejected"], ["group,prompt,response,score"]
+    for number in range(30):
+        pairs.append(f"Germany,Question {number}?,yes,no")
+        ratings += [
+            f"Germany,Question {number}?,{answer},{len(answer)}" for answer in ("yes", "no")
+        ]
+    pairs.append("Germany,Question 0?,yes,yes")
+    for name, rows in (("pairs.csv", pairs), ("ratings.csv", ratings)):
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+        outcome = pluralllm("check-data", name)
+        assert outcome.status == 0, outcome.err
+        assert "Germany: 30 questions, 27 train, 3 held back" in outcome.out
+        dropped = "left out: 1 comparisons of a response with itself" in outcome.out
+        assert dropped == (rows is pairs)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from comparison import plan as plan_module
+from comparison.methods import compute_cell
 from comparison.plan import OTHER_METHODS, Plan, federated
 from server_app.strategies import STRATEGIES
 from task.config import RunConfig, StrategyConfig
@@ -372,3 +373,62 @@ def test_an_own_strategys_path_may_be_relative_and_its_options_stay(
     ]
     assert [each.options for each in strategies] == ["number=3", "number=3", "number=4", ""]
     assert [each.name for each in strategies] == [absolute, absolute, absolute, "fedavg"]
+
+
+# -- users as clients ------------------------------------------------------------------------------
+
+
+def write_pairs(path: Path) -> str:
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["group", "user", "prompt", "chosen", "rejected"])
+        for group in "ABCD":
+            for user in range(3):
+                for prompt in range(12):
+                    answers = ("yes", "no") if (prompt + user) % 3 else ("no", "yes")
+                    rows.writerow([group, f"u{user}", f"Prompt {prompt}?", *answers])
+    return str(path)
+
+
+def users_config(path: str, **changes: Any) -> RunConfig:
+    return comparison_config(
+        data__source="pairs",
+        data__path=path,
+        data__clients="users",
+        evaluation__num_context=2,
+        **changes,
+    )
+
+
+def test_folds_hold_out_all_users_of_a_group(tmp_path: Path) -> None:
+    config = users_config(write_pairs(tmp_path / "pairs.csv"))
+    cells = make_plan(config=config, methods=("uniform",), folds=4, num_seeds=1).cells()
+    held_out = [roles_of(cell)[1] for cell in cells]
+    assert sorted(map(sorted, held_out)) == [["A"], ["B"], ["C"], ["D"]]
+    with pytest.raises(ConfigError, match="expected 2 to 4, the number of groups"):
+        make_plan(config=config, methods=("uniform",), folds=5).cells()
+
+
+def test_results_of_users_are_told_of_their_groups(tmp_path: Path) -> None:
+    config = users_config(write_pairs(tmp_path / "pairs.csv"), data__held_out_groups="A")
+    for method in ("federated fedavg", "local", "uniform"):
+        (cell,) = make_plan(config=config, methods=(method,), num_seeds=1, few_shot=(1,)).cells()
+        folder = tmp_path / method
+        folder.mkdir()
+        result = compute_cell(cell, folder)
+        assert dict(result.roles) == {"A": "held-out", "B": "train", "C": "train", "D": "train"}
+        assert result.scores.keys() == set("ABCD")
+        assert all(point.groups.keys() == set("ABCD") for point in result.points)
+        if method != "local":
+            assert result.few_shot[1].keys() == {"A"}
+
+
+def test_a_key_changes_with_the_content_of_a_data_sets_folder(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        write_pairs(tmp_path / name / "pairs.csv")
+    one = key_of(users_config(str(tmp_path / "one")))
+    assert key_of(users_config(str(tmp_path / "other"))) == one
+    with (tmp_path / "other" / "pairs.csv").open("a") as file:
+        file.write("A,u9,Prompt 0?,yes,no\n")
+    assert key_of(users_config(str(tmp_path / "other"))) != one

@@ -326,3 +326,25 @@ def test_cosine_learning_rates_never_restart_and_have_no_jumps():
 def test_a_constant_schedule_keeps_the_learning_rate():
     config = TrainConfig(schedule="constant", local_steps=3, learning_rate=0.1)
     assert config.learning_rates(1) == config.learning_rates(30) == [0.1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("source", ["pairs", "ratings"])
+def test_comparisons_need_a_path(source):
+    with pytest.raises(
+        ConfigError, match=r"data\.path = '': expected a file, a folder or a hub id"
+    ):
+        DataConfig(source=source)
+
+
+@pytest.mark.parametrize("source", ["synthetic", "global-opinions", "nodes"])
+def test_users_are_clients_only_where_a_file_names_them(source):
+    with pytest.raises(ConfigError, match=rf"data\.clients = 'users'.*source is '{source}'"):
+        DataConfig(source=source, clients="users")
+    with pytest.raises(ConfigError, match=r"data\.clients = 'people'.*groups, users"):
+        DataConfig(clients="people")
+
+
+def test_results_of_clients_that_are_groups_do_not_depend_on_the_key():
+    assert "data.clients" not in RunConfig().result_settings()
+    users = RunConfig(data=DataConfig(source="pairs", path="x.csv", clients="users"))
+    assert users.result_settings()["data.clients"] == "users"
