@@ -25,6 +25,10 @@ class SurveyError(UserError):
     """Survey data cannot be read or breaks the survey schema."""
 
 
+class ConversationError(UserError):
+    """A prompt or response is neither a text nor a list of messages."""
+
+
 class EncoderError(UserError):
     """An encoder cannot be loaded, or encoders do not match."""
 
