@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from task.comparisons import Against, comparisons
 from task.errors import RewardError, SurveyError
 from task.files import write_whole
-from task.sources.files import read_frame, require_columns
 
 COLUMNS = ("prompt", "response")
 AGAINST = "against"
@@ -95,6 +93,8 @@ def read_rollouts(path: str) -> Rollouts:
     Raises:
         RewardError: the file cannot be read, lacks a column, or a row is malformed (it is named).
     """
+    from task.sources.files import read_frame, require_columns  # pandas takes a second to load
+
     where = f"score.rollouts = {path!r}"
     if not Path(path).is_file():
         raise RewardError(f"{where}: there is no such file.")
@@ -105,7 +105,7 @@ def read_rollouts(path: str) -> Rollouts:
         raise RewardError(str(error)) from None
     if frame.empty:
         raise RewardError(f"{where} has no row: expected a response in each.")
-    prompts, responses = (_texts(frame, column, where) for column in COLUMNS)
+    prompts, responses = (_texts(frame[column].tolist(), column, where) for column in COLUMNS)
     if AGAINST not in frame:
         return Rollouts.of(prompts, responses)
     against = [
@@ -144,8 +144,7 @@ def write_scored(
     write_whole(file, "".join(lines).encode())
 
 
-def _texts(frame: pd.DataFrame, column: str, where: str) -> list[str]:
-    cells = frame[column].tolist()
+def _texts(cells: list[Any], column: str, where: str) -> list[str]:
     for row, cell in enumerate(cells, start=1):
         if not isinstance(cell, str) or not cell.strip():
             found = "empty" if cell is None or cell != cell or cell == "" else repr(cell)

@@ -86,6 +86,16 @@ def test_no_path_of_the_servers_is_followed(tmp_path: Path) -> None:
     assert applied.encoder.name == "/mine/model"
 
 
+def test_no_file_of_responses_of_the_servers_is_followed(tmp_path: Path) -> None:
+    theirs = {
+        "score.rollouts": "/theirs/rollouts.csv",
+        "score.predictor": "/theirs/run",
+        "score.output": "/theirs/scores.jsonl",
+    }
+    applied = node(write(tmp_path, "A")).apply(run_config(**theirs))
+    assert "/theirs" not in str(applied.to_flat())
+
+
 def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.source = 'synthetic': expected 'nodes'"):
         node(write(tmp_path, "A")).apply(RunConfig())
