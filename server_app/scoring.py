@@ -36,10 +36,10 @@ from task.features import load_features
 from task.predictor import PreferencePredictor
 from task.reward_aggregation import make_aggregation
 from task.rollouts import Rollouts
+from task.saved_predictor import require_built_as
 
 MOST_BYTES = 4 << 20
-"""Of text in one message: an object of Flower's, which it does not cut into pieces, has up to 5 MiB
-for arrays."""
+"""Of text in one message: Flower sends it in one piece, and arrays in pieces of 5 MiB."""
 
 
 class FederatedReward:
@@ -62,6 +62,7 @@ class FederatedReward:
     Raises:
         RewardError: a group that is to be asked is not there, or too few are.
         EncoderError: the nodes' encoder is not the predictor's.
+        ConfigError: the settings would build another predictor on the nodes.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class FederatedReward:
         connections: Connections | None = None,
     ) -> None:
         self.__name__ = "federated_reward"  # as TRL calls its column of the metrics
+        require_built_as(predictor, config.predictor)
         trained_on = predictor.encoder.get("fingerprint")
         if population.fingerprint != trained_on:
             raise EncoderError(

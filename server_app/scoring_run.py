@@ -4,7 +4,6 @@ import logging
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from flwr.serverapp import Grid
 
@@ -17,9 +16,9 @@ from task.config import NODES, RunConfig, split_names
 from task.encoder import make_encoder
 from task.errors import ConfigError, EncoderError, RewardError, suggest
 from task.features import load_roles
-from task.predictor import ContextAttention, PreferencePredictor
+from task.predictor import PreferencePredictor
 from task.rollouts import Rollouts, read_rollouts, write_scored
-from task.saved_predictor import load_predictor
+from task.saved_predictor import load_predictor, require_built_as
 
 SCORES = "scores.jsonl"
 
@@ -73,8 +72,9 @@ def require_scorable(config: RunConfig, directory: Path) -> tuple[Rollouts, Pref
     if config.score.output and not output.parent.is_dir():
         raise RewardError(f"score.output = {str(output)!r}: the folder {output.parent} is missing.")
     predictor = load_predictor(Path(config.score.predictor))
-    _require_same_predictor(config, predictor)
-    if config.data.source != NODES:
+    require_built_as(predictor, config.predictor)
+    if config.data.source != NODES:  # nodes say themselves which groups and encoder they have
+        _require_same_encoder(config, predictor)
         roles = load_roles(config.data, config.evaluation, config.run.seed)
         for group in split_names(config.score.groups):
             if group not in roles:
@@ -122,25 +122,7 @@ def _score(
     announce("scores-written", text, fields)
 
 
-def _require_same_predictor(config: RunConfig, predictor: PreferencePredictor) -> None:
-    """Raise unless clients with these settings can carry this predictor out."""
-    settings = config.predictor
-    attention = cast(ContextAttention, predictor.layers[0].attention)
-    for name, has, given in (
-        ("width", predictor.embedder[0].out_features, settings.width),
-        ("embedder-depth", (len(predictor.embedder) + 1) // 2, settings.embedder_depth),
-        ("num-layers", len(predictor.layers), settings.num_layers),
-        ("num-heads", attention.num_heads, settings.num_heads),
-        ("feedforward-width", predictor.head[0].out_features, settings.feedforward_width),
-        ("population-weight", predictor.population.weight, settings.population_weight),
-    ):
-        if has != given:
-            raise ConfigError(
-                f"predictor.{name} = {given!r}: expected {has!r}, as score.predictor = "
-                f"{config.score.predictor!r} has. Give the settings of the run that trained it."
-            )
-    if config.data.source == NODES:  # the nodes say which encoder they have
-        return
+def _require_same_encoder(config: RunConfig, predictor: PreferencePredictor) -> None:
     fingerprint = make_encoder(config.encoder).fingerprint
     if fingerprint != predictor.encoder.get("fingerprint"):
         raise EncoderError(

@@ -18,7 +18,14 @@ from server_app.scoring import FederatedReward
 from task import contexts, records
 from task.config import RunConfig
 from task.encoder import saved_settings
-from task.errors import EncoderError, PopulationError, RewardError, RunDirectoryError, UserError
+from task.errors import (
+    ConfigError,
+    EncoderError,
+    PopulationError,
+    RewardError,
+    RunDirectoryError,
+    UserError,
+)
 from task.evaluation import evaluation_splits
 from task.features import FeatureSums, feature_sums, load_group, load_roles
 from task.population import PopulationAnswers
@@ -336,6 +343,12 @@ def test_groups_that_cannot_be_asked_are_an_error(changes: dict[str, Any], messa
     with pytest.raises(RewardError) as error:
         reward_over(InProcessGrid(config), config)
     assert message in str(error.value)
+
+
+def test_another_number_of_heads_is_an_error_though_all_parameters_fit() -> None:
+    config = tiny_config(predictor__num_heads=4)
+    with pytest.raises(ConfigError, match=r"predictor\.num-heads = 4: expected 2"):
+        FederatedReward.connect(InProcessGrid(config), config, predictor_of(tiny_config()))
 
 
 def test_another_encoder_than_the_predictors_is_an_error() -> None:
