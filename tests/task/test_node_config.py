@@ -187,6 +187,6 @@ def test_the_key_of_noise_lies_with_what_the_node_keeps(tmp_path: Path) -> None:
 def test_every_key_is_explained() -> None:
     assert set(node_help()) == {
         "data-path", "group", "role", "state-path", "encoder", "privacy-unit", "max-epsilon",
-        "max-delta", "disclose-answers",
+        "max-delta", "disclose-answers", "allow-scoring",
     }  # fmt: skip
     assert all(node_help().values())
