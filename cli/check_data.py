@@ -31,6 +31,9 @@ def check_data_command(
     disclose_answers: Annotated[
         bool, typer.Option(help="Allow predictor.population-weight, which sends answers.")
     ] = False,
+    allow_scoring: Annotated[
+        bool, typer.Option(help="Allow the server to let this node score responses.")
+    ] = False,
 ) -> None:
     """For a data owner, before anything connects: is the file usable, and what would leave it?
 
@@ -44,6 +47,7 @@ def check_data_command(
         role="held-out" if held_out else "train",
         encoder=str(Path(encoder).absolute()) if Path(encoder).is_dir() and encoder else encoder,
         disclose_answers=disclose_answers,
+        allow_scoring=allow_scoring,
     )
     check = check_data(node, config)
     for line in report(check, node, config):

@@ -17,6 +17,7 @@ COMMANDS = {
     "embed": "cli.embed:embed",
     "predict": "cli.predict:predict",
     "export": "cli.export:export",
+    "score": "cli.score:score",
     "privacy": "cli.privacy:privacy",
     "deploy": "cli.deploy:deploy",
     "check-data": "cli.check_data:check_data_command",

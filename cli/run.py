@@ -36,7 +36,20 @@ def run(
     ] = 0,
 ) -> None:
     """Train a preference predictor across user groups, in a simulation."""
-    config = parse_run_settings(settings)
+    start(parse_run_settings(settings), actors)
+
+
+def start(config: RunConfig, actors: int = 0) -> None:
+    """Simulate a run, or let groups score responses, with the engine that the config names.
+
+    Args:
+        config: the run's settings, with absolute paths.
+        actors: Ray actors of Flower's engine; 0: chosen for this machine.
+
+    Raises:
+        UserError: something that the user can put right.
+        typer.Exit: Flower's run did not complete; why is printed.
+    """
     if config.engine.name == "cohort":
         if actors:
             raise ConfigError(

@@ -8,10 +8,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client_app import question_unit
+from client_app import question_unit, scoring
 from client_app.budget import charge_histograms, charge_run, question_ledger
 from client_app.mods import compress_update, limit_time, report_errors
-from client_app.module import predictor_for
+from client_app.module import population_prior, predictor_for
 from client_app.node import groups_held, settings_for
 from client_app.secure_aggregation import secure_aggregation
 from client_app.state import state_folder
@@ -19,7 +19,7 @@ from task import records
 from task.evaluation import evaluate_group
 from task.features import feature_sums, load_fingerprint, load_group
 from task.personal import PersonalStore, train_personal
-from task.population import PopulationAnswers, PopulationPrior
+from task.population import PopulationAnswers
 from task.reports import make_reports
 from task.training import train_client
 
@@ -137,15 +137,11 @@ def evaluate(message: Message, context: Context) -> Message:
     parameters = message.content.array_records[records.ARRAYS].to_torch_state_dict()
     predictor.set_parameters(parameters)
     data = load_group(config, str(briefing[records.GROUP]))
-    prior = None
-    if population := message.content.array_records.get(records.POPULATION):
-        arrays = {name: array.numpy() for name, array in population.items()}
-        answers = PopulationAnswers.from_arrays(arrays)
-        prior = PopulationPrior(answers, config.predictor.population_weight)
-    score = partial(
+    prior = population_prior(config, message)
+    score_group = partial(
         evaluate_group, predictor, data, config.evaluation, config.run.seed, seen, prior
     )
-    scores = score()
+    scores = score_group()
     metrics = MetricRecord(
         {
             records.NUM_EXAMPLES: int(scores.all.weight),
@@ -157,5 +153,11 @@ def evaluate(message: Message, context: Context) -> Message:
         personal := PersonalStore(state_folder(config, context, message)).load(data.group)
     ):
         predictor.set_parameters(personal.parameters)
-        metrics[records.PERSONAL_SCORE] = list(astuple(score().all))
+        metrics[records.PERSONAL_SCORE] = list(astuple(score_group().all))
     return Message(RecordDict({records.METRICS: metrics}), reply_to=message)
+
+
+@app.query("score")
+def score(message: Message, context: Context) -> Message:
+    """Score responses by one group's answers: one number each."""
+    return Message(scoring.score(message, context), reply_to=message)

@@ -8,6 +8,7 @@ from flwr.app import Message
 from task import records
 from task.config import PredictorSettings, RunConfig
 from task.errors import ConfigError
+from task.population import PopulationAnswers, PopulationPrior
 from task.predictor import PreferencePredictor
 
 
@@ -19,6 +20,16 @@ def predictor_for(config: RunConfig, message: Message) -> PreferencePredictor:
     predictor.feature_mean.copy_(torch.from_numpy(mean))
     predictor.feature_std.copy_(torch.from_numpy(std))
     return predictor
+
+
+def population_prior(config: RunConfig, message: Message) -> PopulationPrior | None:
+    """Return the population's answers that the server sent to be mixed in; None: it sent none."""
+    population = message.content.array_records.get(records.POPULATION)
+    if not population:
+        return None
+    arrays = {name: array.numpy() for name, array in population.items()}
+    answers = PopulationAnswers.from_arrays(arrays)
+    return PopulationPrior(answers, config.predictor.population_weight)
 
 
 @lru_cache(maxsize=1)

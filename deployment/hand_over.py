@@ -28,6 +28,7 @@ state-path = "state"           # what this machine keeps between rounds; only it
 # privacy-unit = "member"      # refuse every run that protects another unit, or none ...
 # max-epsilon = 8.0            # ... or promises less, or takes more over all runs together
 # disclose-answers = true      # allow runs with predictor.population-weight, which send answers
+# allow-scoring = true         # score responses that the server sends: enough would tell answers
 """
 
 README = """\

@@ -17,8 +17,8 @@ class Briefings:
 
     The group it is for, the round, and the key of the run, under which clients keep what outlives a
     message (it stays the same when the run is resumed); feature statistics; the learning rates of a
-    train message; the seen questions of an evaluate message, and the population's answers if they
-    are mixed into predictions.
+    train message; the seen questions of an evaluate message; the population's answers if they are
+    mixed into predictions.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class Briefings:
         if message_type.split(".")[0] == MessageType.TRAIN:
             briefing[records.LEARNING_RATES] = self._train.learning_rates(server_round)
         else:
-            added[records.SEEN_QUESTIONS] = self._seen[client.role]
+            if message_type != records.SCORE:
+                added[records.SEEN_QUESTIONS] = self._seen[client.role]
             if self._answers:
                 added[records.POPULATION] = self._answers
         return added

@@ -31,6 +31,7 @@ from server_app.cohort_workers import CLIENT_APP, NODE_ID, start_workers
 from server_app.federation import run_federation
 from server_app.metadata import changed, is_train
 from server_app.run_directory import RunDirectory
+from server_app.scoring_run import run_scoring
 from task import records
 from task.aggregation import Reduction, WeightedSum
 from task.config import RunConfig
@@ -226,7 +227,7 @@ class CohortGrid(Grid):
 
 
 def simulate(config: RunConfig | None = None, strategy: Strategy | None = None) -> RunDirectory:
-    """Run federated training in this process, without any process of Flower's.
+    """Run federated training (or scoring) in this process, without any process of Flower's.
 
     Args:
         config: the run's settings (None: the defaults); relative paths start from the current
@@ -248,6 +249,8 @@ def simulate(config: RunConfig | None = None, strategy: Strategy | None = None) 
     # Flower's processes set these; without them no message can be made.
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, 1
     with closing(CohortGrid(chosen)) as grid:
+        if chosen.score.rollouts:
+            return run_scoring(grid, chosen)
         return run_federation(grid, chosen, strategy)
 
 

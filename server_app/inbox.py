@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from flwr.app import Error, Message, RecordDict
 from flwr.app.message import make_message
@@ -26,20 +27,31 @@ class _Expected:
     reduced: bool
 
 
+class Rules(Protocol):
+    """What replies must be, besides a train reply's parameters."""
+
+    def accept(self, message: Message, reply: RecordDict, *, reduced: bool = False) -> None:
+        """Check a reply to a message; `reduced`: the grid below keeps its parameters.
+
+        Raises:
+            ReplyError: it must not be used.
+        """
+
+
 class Inbox:
     """Turns a node's reply into its client's, and rejects one that must not be aggregated.
 
     Args:
-        rules: what the metrics of replies must be.
+        rules: what replies must be; None: those for metrics of any run.
         bound: how large an update may be; None: of any size.
 
     Attributes:
         num_bytes: array bytes of all valid replies so far, as they came over the wire.
     """
 
-    def __init__(self, rules: MetricRules | None = None, bound: UpdateBound | None = None) -> None:
+    def __init__(self, rules: Rules | None = None, bound: UpdateBound | None = None) -> None:
         self.num_bytes = 0
-        self._rules = rules or MetricRules()
+        self._rules: Rules = rules or MetricRules()
         self._bound = bound
         self._clipping_norm = 0.0
         self._server_round = 0

@@ -83,9 +83,7 @@ def open_run(config: RunConfig) -> Iterator[OpenRun]:
         require_interrupted(config)
         directory = RunDirectory(Path(config.run.resume))
     else:
-        path = Path(config.run.directory or project_folder())
-        if not config.run.directory:
-            path /= default_run_directory(config, datetime.now())
+        path = new_run_path(config, datetime.now())
         require_unused(path)
         directory = RunDirectory(path)
     checkpoints = Checkpoints(directory.path, config.checkpoint, secrets.token_hex(8))
@@ -105,6 +103,13 @@ def open_run(config: RunConfig) -> Iterator[OpenRun]:
             yield OpenRun(directory, checkpoints, checkpoints.key, resumed)
             if config.privacy.num_bands > 1:  # they hold noise, which nobody may take off again
                 checkpoints.remove()
+
+
+def new_run_path(config: RunConfig, now: datetime) -> Path:
+    """Return where a new run is written, which by default is named after the time."""
+    if config.run.directory:
+        return Path(config.run.directory)
+    return project_folder() / default_run_directory(config, now)
 
 
 def resume_settings(run: Path) -> dict[str, Scalar]:

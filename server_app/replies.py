@@ -108,14 +108,19 @@ def mean_metrics(replies: Iterable[MetricRecord], weights: Iterable[float]) -> M
 
 
 def _decompressed(update: ArrayRecord, sent: SentParameters) -> torch.Tensor:
-    compressed = {key: _read(key, array) for key, array in update.items()}
+    compressed = {key: read_array(key, array) for key, array in update.items()}
     try:
         return torch.from_numpy(decompress(compressed, sent.layout.size))
     except ValueError as error:
         raise ReplyError(f"its compressed update cannot be read: {error}") from error
 
 
-def _read(name: str, array: Array) -> NDArray[Any]:
+def read_array(name: str, array: Array) -> NDArray[Any]:
+    """Return what a client sent under a name.
+
+    Raises:
+        ReplyError: its bytes are no array.
+    """
     try:
         values = array.numpy()
     except Exception as error:  # the bytes are a stranger's, and NumPy's reader raises all sorts
@@ -134,7 +139,7 @@ def _require_parameters(reply: RecordDict, expected: ArrayRecord) -> None:
     if set(returned) != set(expected):
         raise ReplyError("its parameters do not carry the names of the model's")
     for name, array in returned.items():
-        values = _read(name, array)
+        values = read_array(name, array)
         if values.dtype.kind != "f":
             raise ReplyError(f"parameter {name} is of type {values.dtype}, expected floats")
         if values.shape != tuple(expected[name].shape):

@@ -15,6 +15,7 @@ from task.errors import ConfigError, suggest
 from task.operations_config import CheckpointConfig, NodesConfig
 from task.options import fold_options, parse_options
 from task.privacy_config import PrivacyConfig
+from task.scoring_config import ScoreConfig, require_scorable_unit
 from task.settings import Scalar, require, require_choice, setting, typed
 
 HASHING = "hashing"
@@ -532,10 +533,19 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     nodes: NodesConfig = field(default_factory=NodesConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         self._require_consistent_privacy()
+        if self.score.rollouts:
+            require(
+                not self.run.resume,
+                "run.resume",
+                self.run.resume,
+                "nothing where score.rollouts is set: there are no rounds to continue",
+            )
+            require_scorable_unit(self.privacy.unit)
 
     def _require_consistent_privacy(self) -> None:
         """Raise a `ConfigError` where other settings would break what `privacy.*` promises."""
@@ -639,6 +649,12 @@ class RunConfig:
             ),
             nodes=replace(self.nodes, registry=absolute(self.nodes.registry)),
             data=self.data if on_hub else replace(self.data, path=absolute(self.data.path)),
+            score=replace(
+                self.score,
+                rollouts=absolute(self.score.rollouts),
+                predictor=absolute(self.score.predictor),
+                output=absolute(self.score.output),
+            ),
             encoder=encoder,
             privacy=replace(
                 self.privacy, noise_key_directory=absolute(self.privacy.noise_key_directory)
@@ -659,7 +675,7 @@ class RunConfig:
             "encoder.cache-directory",
             "privacy.noise-key-directory",
         )
-        of_operation = ("engine", "log", "checkpoint", "nodes")
+        of_operation = ("engine", "log", "checkpoint", "nodes", "score")
         flat = {k: v for k, v in self.to_flat().items() if k not in left_out}
         flat = {k: v for k, v in flat.items() if k.split(".")[0] not in of_operation}
         flat["strategy.name"] = str(flat["strategy.name"]).rpartition("/")[2]

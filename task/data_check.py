@@ -12,6 +12,7 @@ from task.metrics import NUM_BINS
 from task.node_config import NodeConfig
 from task.predictor import PreferencePredictor
 from task.roles import Role, num_held_back
+from task.scoring_config import SCORABLE_UNITS
 from task.sources import load_asked, load_survey
 
 
@@ -95,7 +96,7 @@ def what_leaves(check: DataCheck, node: NodeConfig, config: RunConfig) -> list[s
     sent = _once(check, node, config)
     if any(group.role == "train" for group in check.groups):
         sent += _every_training_round(check, config)
-    return [*sent, *_every_evaluation(check, config), *_on_failure()]
+    return [*sent, *_every_evaluation(check, config), *_scores(node, config), *_on_failure()]
 
 
 def what_stays(check: DataCheck, node: NodeConfig, config: RunConfig) -> list[str]:
@@ -103,10 +104,11 @@ def what_stays(check: DataCheck, node: NodeConfig, config: RunConfig) -> list[st
     served = {group.name for group in check.groups}
     stays = ["the texts of questions and options"]
     disclosed = config.predictor.population_weight and node.role == "train"
-    if not disclosed:
-        stays.append("answers: single ones, counts and shares alike")
-    elif config.privacy.unit == "member":
+    if config.privacy.unit == "member" and (disclosed or node.allow_scoring):
         stays.append("exact answers and counts")
+    elif not disclosed:
+        but = ", but for what scores tell of them" if _scores(node, config) else ""
+        stays.append(f"answers: single ones, counts and shares alike{but}")
     if others := sorted(set(check.in_file) - served):
         stays.append(f"all about the file's other groups: {', '.join(others)}")
     if config.privacy.unit in ("member", "question"):
@@ -183,6 +185,18 @@ def _every_evaluation(check: DataCheck, config: RunConfig) -> list[str]:
         "each evaluation, of every group: sums of alignment scores and of right top options over "
         "its target questions (all, seen, new), their number, and a calibration table of 3 x "
         f"{NUM_BINS} sums without bins of few options{after}"
+    ]
+
+
+def _scores(node: NodeConfig, config: RunConfig) -> list[str]:
+    """Return what scoring responses sends, where the owner allows it and the unit does."""
+    if not node.allow_scoring or config.privacy.unit not in SCORABLE_UNITS:
+        return []
+    answers = "answers with noise" if config.privacy.unit == "member" else "ITS EXACT ANSWERS"
+    return [
+        "whenever it is asked, of every group: one number per response that the server sends, "
+        f"computed from {answers} to a few questions; enough of them tell these answers "
+        "(allow-scoring)"
     ]
 
 

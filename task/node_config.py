@@ -7,6 +7,7 @@ from pathlib import Path
 from task.config import NODES, RunConfig, split_names
 from task.errors import ConfigError, NodeConfigError, suggest
 from task.respondent_accounting import member_epsilon
+from task.scoring_config import ScoreConfig
 from task.settings import Scalar, require, require_choice, setting, typed
 from task.sources import load_asked
 
@@ -49,6 +50,11 @@ class NodeConfig:
     )
     disclose_answers: bool = setting(
         False, "Let runs with `predictor.population-weight` send this node's answers."
+    )
+    allow_scoring: bool = setting(
+        False,
+        "Score whatever responses the server sends, from this node's answers "
+        "(docs/reward_federated.md). Enough of them would tell the answers.",
     )
 
     def __post_init__(self) -> None:
@@ -138,6 +144,7 @@ class NodeConfig:
         applied = replace(
             config,
             run=replace(config.run, directory="", resume=""),
+            score=ScoreConfig(),
             data=data,
             encoder=encoder,
             privacy=replace(config.privacy, noise_key_directory=self.state_path),

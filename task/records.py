@@ -2,11 +2,12 @@
 
 Answers do not, unless `predictor.population-weight` asks for their sums: a client sends texts'
 hashes and feature sums (`describe`), parameters, loss and the reports that a strategy asks for
-(`train`), and sums of scores (`evaluate`).
+(`train`), sums of scores (`evaluate`), and one number per response that it is shown (`score`).
 """
 
 # Message types.
 DESCRIBE = "query.describe"
+SCORE = "query.score"
 
 # Records of a strategy's messages, as Flower's own strategies name them.
 ARRAYS = "arrays"
@@ -28,7 +29,7 @@ FEATURE_MEAN = "mean"
 FEATURE_STD = "std"
 SEEN_QUESTIONS = "seen-questions"  # ArrayRecord of an evaluate message
 QUESTION_KEYS = "keys"
-POPULATION = "population"  # ArrayRecord of an evaluate message: training groups' answers
+POPULATION = "population"  # ArrayRecord of evaluate and score messages: training groups' answers
 
 # Reply to `describe`: one entry per group that the node holds.
 HOLDINGS = "holdings"  # ConfigRecord
@@ -67,6 +68,14 @@ PERSONAL = (
     "personal"  # how a group trains parameters of its own; in an evaluate message: score them
 )
 PERSONAL_MU = "personal-mu"
+
+# Responses to score (`score`).
+ROLLOUTS = "rollouts"  # ConfigRecord
+PROMPTS = "prompts"
+RESPONSES = "responses"
+AGAINST = "against"  # texts that responses are compared with, one response's after another's
+AGAINST_LENGTHS = "against-lengths"  # how many each has; both are left out where none has any
+SCORES = "scores"  # ArrayRecord of the reply, and its only array: (responses,) float32
 
 # Differential privacy.
 WITHIN_NORM = "within-clipping-norm"  # put into a train reply by the server: 1 if not clipped, or 0

@@ -42,6 +42,7 @@ class RewardModel:
         encoder: the encoder; None: the one that the predictor was trained with.
         roles: role of every group of the run that trained it, for errors that say more.
         device: where to predict; None: a GPU if there is one.
+        cache: of that encoder's features, to share with other reward models; None: one of its own.
 
     Raises:
         EncoderError: the encoder is not to be had here, or is another one.
@@ -55,10 +56,11 @@ class RewardModel:
         encoder: EncoderConfig | None = None,
         roles: Mapping[str, Role] | None = None,
         device: torch.device | str | None = None,
+        cache: FeatureCache | None = None,
     ) -> None:
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.predictor = predictor.to(chosen).eval()
-        self.cache = FeatureCache(encoder or encoder_of(predictor))
+        self.cache = cache or FeatureCache(encoder or encoder_of(predictor))
         self.roles = dict(roles or {})
         self._contexts = {
             group: self.context_of(given, group) for group, given in (contexts or {}).items()

@@ -3,11 +3,12 @@
 import io
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import cast
 
-from task.config import EncoderConfig
+from task.config import EncoderConfig, PredictorSettings
 from task.encoder import make_encoder
-from task.errors import EncoderError, RunDirectoryError
-from task.predictor import PreferencePredictor
+from task.errors import ConfigError, EncoderError, RunDirectoryError
+from task.predictor import ContextAttention, PreferencePredictor
 
 WEIGHTS = "model.safetensors"
 
@@ -66,3 +67,27 @@ def encoder_of(predictor: PreferencePredictor, name: str = "") -> EncoderConfig:
             "with --encoder."
         )
     return config
+
+
+def require_built_as(predictor: PreferencePredictor, settings: PredictorSettings) -> None:
+    """Refuse a predictor that a module built from these settings would not carry out alike.
+
+    Its parameters would not fit, or, with other heads, would fit and mean something else.
+
+    Raises:
+        ConfigError: a setting is not the predictor's.
+    """
+    attention = cast(ContextAttention, predictor.layers[0].attention)
+    for name, has, given in (
+        ("width", predictor.embedder[0].out_features, settings.width),
+        ("embedder-depth", (len(predictor.embedder) + 1) // 2, settings.embedder_depth),
+        ("num-layers", len(predictor.layers), settings.num_layers),
+        ("num-heads", attention.num_heads, settings.num_heads),
+        ("feedforward-width", predictor.head[0].out_features, settings.feedforward_width),
+        ("population-weight", predictor.population.weight, settings.population_weight),
+    ):
+        if has != given:
+            raise ConfigError(
+                f"predictor.{name} = {given!r}: expected {has!r}, as the saved predictor has. Give "
+                "the settings of the run that trained it."
+            )

@@ -74,7 +74,8 @@ RAW_READERS = {
     "noisy_answers": ("task/respondents.py",),
     # The latter two: contexts that users give, and those that were exported.
     "survey_from_frame": (SOURCES, "task/predicting.py", "task/reward_files.py"),
-    "read_frame": (SOURCES, "task/predicting.py", "task/reward_files.py"),
+    # And responses to score, which are no answers.
+    "read_frame": (SOURCES, "task/predicting.py", "task/reward_files.py", "task/rollouts.py"),
 }
 """What reads a survey's exact answers, and the files that may use it."""
 

@@ -48,6 +48,9 @@ def deployment(folder: Path, network: Network, split: Split) -> Iterator[Deploym
     made = Deployment(folder / "deployment", network, split, copy_faulty_app(folder / "app"))
     try:
         made.make()
+        for party in split.parties:  # [node] is the last table
+            with (made.party_folder(party.name) / "supernode.toml").open("a") as settings:
+                settings.write("allow-scoring = true\n")
         yield made
     finally:
         made.close()

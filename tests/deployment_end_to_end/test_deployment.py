@@ -58,6 +58,35 @@ def test_a_deployment_gives_the_predictor_of_the_simulation(
     assert set(summary["groups"]) == {party.group for party in split.parties}
 
 
+def test_parties_score_responses_as_the_groups_of_a_simulation_do(
+    undisturbed: Run, deployment: Deployment, split: Split, folder: Path
+) -> None:
+    rows = [
+        {"prompt": "How do we cross the river?", "response": response, "against": "Not at all."}
+        for response in ("By a tram.", "By a second bridge.", "By boat, as ever.")
+    ]
+    (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        **RUN,
+        "score.rollouts": str(folder / "rollouts.jsonl"),
+        "score.predictor": str(undisturbed.directory),
+        "score.aggregation": "min",
+        "score.batch-size": 2,
+    }
+    run = deployment.start_run(folder / "scored", settings)
+    assert run.wait(SECONDS) == 0, run.command.output[-5000:]
+    simulate_split(split, settings, folder / "scored-simulated")
+    nodes, simulated = (
+        [json.loads(line) for line in (folder / name / "scores.jsonl").read_text().splitlines()]
+        for name in ("scored", "scored-simulated")
+    )
+    assert len(nodes) == len(simulated) == 3
+    for entry, expected in zip(nodes, simulated, strict=True):
+        assert set(entry["scores"]) == {party.group for party in split.parties}
+        assert entry["scores"] == pytest.approx(expected["scores"], abs=1e-4)
+        assert entry["score"] == pytest.approx(min(expected["scores"].values()), abs=1e-4)
+
+
 def test_no_question_and_no_answer_can_be_read_on_the_wire(
     undisturbed: Run, split: Split, packets: Path
 ) -> None:

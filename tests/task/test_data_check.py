@@ -119,6 +119,32 @@ def test_answers_leave_only_where_the_owner_lets_them(survey: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "sent", "stays"),
+    [
+        ({}, "computed from ITS EXACT ANSWERS", "but for what scores tell of them"),
+        (
+            {"privacy__unit": "member", "privacy__noise_multiplier": 1.0},
+            "computed from answers with noise",
+            "exact answers and counts",
+        ),
+    ],
+)
+def test_scores_leave_only_where_the_owner_lets_them(
+    survey: Path, settings: dict[str, Scalar], sent: str, stays: str
+) -> None:
+    assert "one number per response" not in leaves(survey, config(**settings))
+    assert sent in leaves(survey, config(**settings), allow_scoring=True)
+    served = node(survey, allow_scoring=True)
+    check = check_data(served, config(**settings))
+    assert stays in "\n".join(what_stays(check, served, config(**settings)))
+
+
+def test_units_that_do_not_account_for_scores_send_none(survey: Path) -> None:
+    settings = config(privacy__unit="client", strategy__clipping_norm=1.0)
+    assert "one number per response" not in leaves(survey, settings, allow_scoring=True)
+
+
+@pytest.mark.parametrize(
     ("settings", "said", "unsaid"),
     [
         ({"privacy__metrics": "off"}, "mean loss", "evaluation"),

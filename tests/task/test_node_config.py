@@ -86,6 +86,16 @@ def test_no_path_of_the_servers_is_followed(tmp_path: Path) -> None:
     assert applied.encoder.name == "/mine/model"
 
 
+def test_no_file_of_responses_of_the_servers_is_followed(tmp_path: Path) -> None:
+    theirs = {
+        "score.rollouts": "/theirs/rollouts.csv",
+        "score.predictor": "/theirs/run",
+        "score.output": "/theirs/scores.jsonl",
+    }
+    applied = node(write(tmp_path, "A")).apply(run_config(**theirs))
+    assert "/theirs" not in str(applied.to_flat())
+
+
 def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.source = 'synthetic': expected 'nodes'"):
         node(write(tmp_path, "A")).apply(RunConfig())
@@ -177,6 +187,6 @@ def test_the_key_of_noise_lies_with_what_the_node_keeps(tmp_path: Path) -> None:
 def test_every_key_is_explained() -> None:
     assert set(node_help()) == {
         "data-path", "group", "role", "state-path", "encoder", "privacy-unit", "max-epsilon",
-        "max-delta", "disclose-answers",
+        "max-delta", "disclose-answers", "allow-scoring",
     }  # fmt: skip
     assert all(node_help().values())
