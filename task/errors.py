@@ -25,6 +25,10 @@ class SurveyError(UserError):
     """Survey data cannot be read or breaks the survey schema."""
 
 
+class ConversationError(UserError):
+    """A prompt or response is neither a text nor a list of messages."""
+
+
 class EncoderError(UserError):
     """An encoder cannot be loaded, or encoders do not match."""
 
@@ -47,6 +51,10 @@ class DeploymentError(UserError):
 
 class RewardError(UserError):
     """A response cannot be scored, or a reward model cannot be loaded or exported."""
+
+
+class AlignmentError(UserError):
+    """A language model cannot be aligned: the model, its tokenizer or the data do not allow it."""
 
 
 class RunDirectoryError(UserError):
