@@ -97,7 +97,7 @@ class SurveyReward(RewardFunction):
         if groups is None:
             raise RewardError(f"{self.__name__}: each row has its own group: name one.")
         shares_OG = np.stack([self.shares(question, name) for name in groups], axis=1)
-        return np.maximum(self._log_shares(shares_OG, groups, learn=False), self.floor)
+        return log_shares(shares_OG, groups, self.aggregation, self.floor, learn=False)
 
     def _scores(
         self,
@@ -129,9 +129,10 @@ class SurveyReward(RewardFunction):
                 for row, groups in zip(rows, whose, strict=True)
             ]
         )
-        found = self._log_shares(shares_BG, self.groups or ("",), learn=True)
+        whom = self.groups or ("",)
+        found = log_shares(shares_BG, whom, self.aggregation, self.floor, learn=True)
         for row, score in zip(rows, found.tolist(), strict=True):
-            scores[row] = max(score, self.floor)
+            scores[row] = score
         return scores
 
     def _predict_missing(
@@ -151,18 +152,27 @@ class SurveyReward(RewardFunction):
             for question, shares_O in zip(new, predicted, strict=True):
                 self._known[group, question] = shares_O.astype(np.float64)
 
-    def _log_shares(self, shares_BG: Shares, groups: Sequence[str], *, learn: bool) -> Shares:
-        """Return (B,) log shares of several groups together."""
-        if shares_BG.shape[1] == 1:
-            return np.log(np.maximum(shares_BG[:, 0], np.finfo(np.float64).tiny))
-        tiny = float(np.finfo(np.float32).tiny)
-        shares_BG = np.clip(shares_BG, tiny, 1 - 2**-53)
-        odds_BG = np.log(shares_BG) - np.log1p(-shares_BG)
-        rule = self.aggregation
-        if isinstance(rule, AdaptiveAlpha) and not learn:
-            weights_G = [rule.weights.get(group, 1 / len(groups)) for group in groups]
-            return np.asarray(log_expit(odds_BG @ np.array(weights_G)))
-        return np.asarray(log_expit(rule(odds_BG, groups)))
+
+def log_shares(
+    shares_BG: Shares, groups: Sequence[str], rule: Aggregation, floor: float, *, learn: bool
+) -> Shares:
+    """Return (B,) log shares of several groups together.
+
+    Args:
+        shares_BG: each group's share that gives an answer; below exp(floor) they count as that.
+        groups: names of the groups.
+        rule: how they are aggregated; of one group there is nothing to aggregate.
+        floor: lowest log share.
+        learn: whether a rule that remembers how groups fared may do so.
+    """
+    shares_BG = np.clip(shares_BG, np.exp(floor), 1 - 2**-53)
+    if shares_BG.shape[1] == 1:
+        return np.log(shares_BG[:, 0])
+    odds_BG = np.log(shares_BG) - np.log1p(-shares_BG)
+    if isinstance(rule, AdaptiveAlpha) and not learn:
+        weights_G = [rule.weights.get(group, 1 / len(groups)) for group in groups]
+        return np.asarray(log_expit(odds_BG @ np.array(weights_G)))
+    return np.asarray(log_expit(rule(odds_BG, groups)))
 
 
 def _text(completion: Conversation) -> str:

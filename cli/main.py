@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "cli.report:report",
     "embed": "cli.embed:embed",
     "predict": "cli.predict:predict",
+    "align": "cli.align:align",
     "privacy": "cli.privacy:privacy",
     "deploy": "cli.deploy:deploy",
     "check-data": "cli.check_data:check_data_command",

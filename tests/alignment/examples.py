@@ -4,6 +4,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from alignment.prompts import LETTERS
 from task.config import EncoderConfig
 from task.encoder import saved_settings
 from task.reward import RewardModel
@@ -27,12 +28,12 @@ def make_reward_model(seed=0):
 
 def make_tokenizer(chat=False):
     """A tokenizer of bytes, and of letters after a space; it adds nothing to a text."""
-    letters = [f"Ġ{letter}" for letter in "ABCDEF"]
+    letters = [f"Ġ{letter}" for letter in LETTERS]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {
         token: index for index, token in enumerate(["<pad>", "<eos>", *alphabet, *letters])
     }
-    merges = [("Ġ", letter) for letter in "ABCDEF"]
+    merges = [("Ġ", letter) for letter in LETTERS]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
