@@ -70,6 +70,7 @@ def train_grpo(
     *,
     seed: int,
     directory: Path,
+    tell: Callable[[str], None],
 ) -> tuple[Policy, Training]:
     """Return the trained policy, and what it took; the given one is changed with it.
 
@@ -80,6 +81,7 @@ def train_grpo(
         settings: of the training.
         seed: of the order of questions, the sampled answers and the adapter.
         directory: the trainer's folder; nothing is saved there.
+        tell: is given a line now and then.
     """
     from datasets import Dataset
     from peft import LoraConfig
@@ -99,6 +101,13 @@ def train_grpo(
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             """Stop it."""
             self.seconds += time.perf_counter() - self.started
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            """Tell of every fourth of the training."""
+            if "reward" in logs and state.global_step % max(1, settings.steps // 4) == 0:
+                tell(
+                    f"  step {state.global_step}: reward {logs['reward']:.3f}, KL {logs['kl']:.3f}"
+                )
 
     rows = [
         {"prompt": prompt_of(q), "question": q.text, "options": list(q.options)} for q in questions

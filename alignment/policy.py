@@ -225,7 +225,9 @@ def warm_up(
     for _ in range(settings.warm_up_steps):
         drawn = random.integers(0, len(questions), settings.warm_up_batch)
         asked = [questions[index] for index in drawn]
-        log_p_BV = next_token_logits(policy, asked).log_softmax(-1)
+        with torch.autocast(policy.device.type, torch.bfloat16, settings.dtype == "bfloat16"):
+            logits_BV = next_token_logits(policy, asked)
+        log_p_BV = logits_BV.log_softmax(-1)
         loss = -torch.stack(
             [
                 log_p_V[letters_A[: len(question.options)]].mean()

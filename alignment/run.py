@@ -8,8 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from alignment.config import AlignConfig
 from alignment.evaluation import Answering, best_of_n
 from alignment.extra import require_trl
@@ -62,7 +60,8 @@ def run_alignment(config: AlignConfig, tell: Callable[[str], None] = print) -> d
         f"{len(groups)} groups; {len(targets)} targets in {folder}"
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "config.toml", tomli_w.dumps(config.to_flat()).encode())
+    lines = (f"{key} = {json.dumps(value)}\n" for key, value in config.to_flat().items())
+    write_whole(folder / "config.toml", "".join(lines).encode())  # JSON's scalars are TOML's
     policy, source, seconds = _base_policy(config, split, folder)
     tell(f"base model: {policy.model.num_parameters():,} parameters ({seconds:.0f} s)")
     setting = Setting(
@@ -79,10 +78,11 @@ def run_alignment(config: AlignConfig, tell: Callable[[str], None] = print) -> d
     metrics = references(setting, policy, groups) | {"warm_up_seconds": seconds, "targets": {}}
     del policy
     for target in targets:
-        entry = _align(setting, target)
+        tell(f"{target.name}:")
+        entry = _align(setting, target, tell)
         metrics["targets"][target.name] = entry
         before, after = metrics["base"]["mean"], entry["alignment"]["mean"]
-        tell(f"{target.name}: mean alignment score {before:.4f} -> {after:.4f}")
+        tell(f"  mean alignment score {before:.4f} -> {after:.4f}")
         write_whole(folder / METRICS, (json.dumps(metrics, indent=1) + "\n").encode())
     return metrics
 
@@ -113,7 +113,7 @@ def _base_policy(
     return policy, source, time.perf_counter() - started
 
 
-def _align(setting: Setting, target: Target) -> dict[str, Any]:
+def _align(setting: Setting, target: Target, tell: Callable[[str], None]) -> dict[str, Any]:
     """Align to one target, save the result, and return its figures."""
     config = setting.config
     reward = target.reward(setting.model, config.reward)
@@ -130,6 +130,7 @@ def _align(setting: Setting, target: Target) -> dict[str, Any]:
             config.train,
             seed=config.align.seed,
             directory=folder,
+            tell=tell,
         )
         policy.model.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)

@@ -33,7 +33,11 @@ def align(
         console.print(table)
         return
     config = AlignConfig.parse(settings or [])
-    from alignment.run import run_alignment  # which brings transformers: see `cli.main`
+    from transformers.utils import logging  # takes seconds to import: see `cli.main`
+
+    from alignment.run import run_alignment
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     metrics = run_alignment(config, lambda line: print(line, flush=True))
     console.print(groups_table(metrics))

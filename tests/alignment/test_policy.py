@@ -40,7 +40,7 @@ def policy():
 
 
 def test_the_base_model_answers_uniformly_at_random(policy):
-    unseen = [Question("Do you like milk?", ("Yes", "No")), *QUESTIONS[:3]]
+    unseen = [Question("Do you like tea?", ("No", "Yes")), *QUESTIONS[:3]]
     answers = Answering.of(policy, unseen, batch=8)
     for question, shares in zip(unseen, answers.shares, strict=True):
         assert shares == pytest.approx(
