@@ -48,12 +48,12 @@ def _run_rows(settings: list[str] | None) -> dict[str, str]:
     size = sum(file.stat().st_size for file in files) / 1e6
     rows: dict[str, Any] = {"feature cache": f"{cache}: {len(files)} files, {size:.1f} MB"}
     try:
-        rows["survey"] = load_survey(config).summary()
+        rows["survey"] = load_survey(config).summary(config.data.clients)
         roles = load_roles(config.data, config.evaluation, config.run.seed)
     except UserError as error:
         return rows | {"a run would fail": str(error)}
     train = sum(role == "train" for role in roles.values())
-    rows["groups"] = f"{train} train, {len(roles) - train} held out"
+    rows[config.data.clients] = f"{train} train, {len(roles) - train} held out"
     rows["encoder"] = config.encoder.name
     if config.engine.name == "flower":
         rows["simulation"] = simulation_resources(len(roles)).federation_config()

@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "cli.report:report",
     "embed": "cli.embed:embed",
     "predict": "cli.predict:predict",
+    "export": "cli.export:export",
     "align": "cli.align:align",
     "privacy": "cli.privacy:privacy",
     "deploy": "cli.deploy:deploy",

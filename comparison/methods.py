@@ -15,6 +15,7 @@ from comparison.cells import CellResult, Point
 from comparison.plan import Cell
 from comparison.trial import Trial, pooled_sums, train_with_curve
 from server_app.cohort import simulate
+from server_app.reported_groups import ReportedGroups
 from server_app.run_directory import RunDirectory, read_json
 from task.baselines import population_sums, predict_known
 from task.encoder import saved_settings
@@ -41,7 +42,8 @@ def compute_cell(cell: Cell, folder: Path) -> CellResult:
         UserError: see the method.
     """
     started = time.perf_counter()
-    result = METHODS[cell.method.split()[0]](Trial(cell), folder)
+    trial = Trial(cell)
+    result = _told_of_groups(METHODS[cell.method.split()[0]](trial, folder), trial)
     scores = [score for point in result.points for score in point.groups.values()]
     scores += [each.all.value for each in result.scores.values()]
     if not np.isfinite(scores).all():
@@ -173,7 +175,7 @@ def _population_mean(trial: Trial, _folder: Path) -> CellResult:
     survey = load_survey(trial.config)
     sums = population_sums(survey, trial.roles)
     everyone = predict_known(sums.mean())
-    others = {data.group: predict_known(sums.mean(data.answers)) for data in trial.train}
+    others = {data.group: predict_known(sums.mean_of_others(data.answers)) for data in trial.train}
     return _result(trial, lambda data, split: others.get(data.group, everyone)(data, split))
 
 
@@ -203,6 +205,18 @@ def _result(
     if scores is None:
         scores = trial.score(predict, trial.groups.values())
     return CellResult(trial.roles, scores, points, trial.few_shot(predict), 0.0)
+
+
+def _told_of_groups(result: CellResult, trial: Trial) -> CellResult:
+    """Return a result with groups' scores, where clients are users."""
+    reported = ReportedGroups.of(trial.roles, trial.config.data)
+    return replace(
+        result,
+        roles=reported.roles,
+        scores=reported.scores(result.scores),
+        points=[replace(point, groups=reported.means(point.groups)) for point in result.points],
+        few_shot={size: reported.means(scores) for size, scores in result.few_shot.items()},
+    )
 
 
 def _score_local(

@@ -12,6 +12,7 @@ from comparison.privacy import require_exact_scores, without_federation
 from server_app.privacy import require_private_strategy
 from server_app.strategies import require_strategy
 from server_app.strategies.loading import source_file
+from task.clients import group_of, members
 from task.config import RunConfig, StrategyConfig, parse_override
 from task.errors import ConfigError, suggest
 from task.features import load_features, load_fingerprint, load_roles
@@ -86,13 +87,14 @@ class Cell:
             key: value
             for key, value in self.config.to_flat().items()
             if not key.startswith(_WITHOUT_INFLUENCE)
+            and (key, value) != ("data.clients", "groups")  # cells from before the key are the same
         }
         content = {
             "version": CELL_VERSION,
             "method": self.method,
             "few_shot": self.few_shot,
             "settings": settings,
-            "data": _file_digest(self.config.data.path) if self.config.data.path else "",
+            "data": _data_digest(self.config.data.path),
             "encoder": load_fingerprint(self.config.encoder),
             "strategy": _strategy_digest(self.config.strategy.name),
         }
@@ -189,22 +191,24 @@ class Plan:
 
         The groups are named in it, so that they are the same for all seeds.
         """
-        seed = self.config.run.seed
-        roles = load_roles(self.config.data, self.config.evaluation, seed)
+        seed, data = self.config.run.seed, self.config.data
+        roles = load_roles(data, self.config.evaluation, seed)
         if named := [group for group in roles if "|" in group]:
             raise ConfigError(
                 f"Group {named[0]!r}: expected names without '|', which separates groups in "
                 "data.train-groups. Rename it in the survey."
             )
+        groups = list(members(roles, data))
         if not self.folds:
-            held_out = {group for group, role in roles.items() if role == "held-out"}
-            return [_holding_out(config, list(roles), held_out)]
-        if not 2 <= self.folds <= len(roles):
+            if data.by_user and (data.train_group_names or data.held_out_group_names):
+                return [config]  # single users may have roles of their own
+            held_out = {group_of(name, data) for name, role in roles.items() if role == "held-out"}
+            return [_holding_out(config, groups, held_out)]
+        if not 2 <= self.folds <= len(groups):
             raise ConfigError(
-                f"--folds {self.folds}: expected 2 to {len(roles)}, the number of groups in the "
+                f"--folds {self.folds}: expected 2 to {len(groups)}, the number of groups in the "
                 "comparison: every fold holds at least one of them out, and trains on the others."
             )
-        groups = list(roles)
         order = generator(seed, "folds").permutation(len(groups))
         parts = [order[fold :: self.folds] for fold in range(self.folds)]
         return [_holding_out(config, groups, {groups[i] for i in part}) for part in parts]
@@ -261,6 +265,15 @@ def _strategy_digest(name: str) -> str:
     """Return the digest of a strategy's file, if it is a user's own."""
     file = source_file(name)
     return _file_digest(str(file)) if file else ""
+
+
+def _data_digest(path: str) -> str:
+    """Return the digest of a survey's file or folder; a hub id stands for its data set."""
+    if Path(path).is_dir() and path:
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        digests = [(str(file.relative_to(path)), _file_digest(str(file))) for file in files]
+        return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    return _file_digest(path) if Path(path).is_file() else path
 
 
 @lru_cache

@@ -4,7 +4,7 @@ Reads the survey at report time, which is possible in a simulation only: there t
 where the answers are.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from report.blocks import Block, Explorer, Section, Text
 from task.baselines import seen_question_keys
+from task.clients import group_of
 from task.config import RunConfig
 from task.episodes import Split
 from task.errors import UserError
@@ -83,7 +84,8 @@ def explored_groups(
     seen = seen_question_keys(keys, roles)
     predict = predict_with(predictor, predictor.prior)
     entries = []
-    for group in _chosen(roles, scores):
+    of_clients = {client: scores.get(group_of(client, config.data), 2.0) for client in roles}
+    for group in _chosen(of_clients):
         data = load_group(config, group)
         split = evaluation_splits(data, config.evaluation, config.run.seed)[0]
         if len(split.target):
@@ -92,8 +94,8 @@ def explored_groups(
     return sorted(entries, key=lambda entry: (entry["role"], entry["name"]))
 
 
-def _chosen(roles: Iterable[str], scores: Mapping[str, float]) -> list[str]:
-    groups = sorted(roles, key=lambda group: (scores.get(group, 2.0), group))
+def _chosen(scores: Mapping[str, float]) -> list[str]:
+    groups = sorted(scores, key=lambda group: (scores[group], group))
     return groups[:MOST_GROUPS]
 
 

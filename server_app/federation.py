@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
@@ -32,7 +33,8 @@ from server_app.stopping import called_when_stopped
 from server_app.strategies import make_strategy
 from server_app.strategies.averaging import reduction_of
 from task.baselines import score_baselines
-from task.config import NODES, RunConfig
+from task.clients import members
+from task.config import NODES, DataConfig, RunConfig
 from task.encoder import saved_settings
 from task.errors import BudgetError
 from task.features import load_features
@@ -70,13 +72,13 @@ def run_federation(grid: Grid, config: RunConfig, strategy: Strategy | None = No
             connections = Connections(grid, config)
             population = run.settle(connections.gather(run.began), all_there=False)
             connections.bind(population)
-            num_groups = len(population.clients)
+            num_clients = len(population.clients)
         else:
-            num_groups = _load_survey(config)
+            num_clients = _load_survey(config)
             # They are computed from all groups' answers, so they are as exact as groups' scores.
             baselines = score_baselines(config) if config.privacy.metrics == "full" else {}
             population = run.settle(discover_clients(grid, config.train.round_timeout))
-        _announce_population(population, num_groups)
+        _announce_population(population, num_clients, config.data)
         _train(grid, config, strategy, population, baselines, run, connections)
     if (directory.path / "summary.json").exists():
         from server_app.plots import plot_run  # matplotlib takes a second to load
@@ -173,20 +175,32 @@ def _train(
 
 
 def _load_survey(config: RunConfig) -> int:
-    """Read the survey and its features ahead of the clients; return the number of groups."""
+    """Read the survey and its features ahead of the clients; return the number of these."""
     survey = load_survey(config)
-    announce("survey", f"Survey: {survey.summary()}", {"summary": survey.summary()})
+    summary = survey.summary(config.data.clients)
+    announce("survey", f"Survey: {summary}", {"summary": summary})
     # With all of this machine's cores: clients then read them from the cache.
     load_features(config.data, config.encoder, config.run.seed)
     return len(survey.answers)
 
 
-def _announce_population(population: Population, num_groups: int) -> None:
+def _announce_population(population: Population, num_clients: int, data: DataConfig) -> None:
+    """Say which groups train and which are held out, and how many clients take no part.
+
+    Args:
+        population: who takes part.
+        num_clients: groups of the survey, or its users where these are clients.
+        data: says which they are.
+    """
     for role, label in (("train", "Training groups"), ("held-out", "Held-out groups")):
-        groups = [client.group for client in population.clients if client.role == role]
+        clients = [client.group for client in population.clients if client.role == role]
+        groups = list(members(clients, data)) if data.by_user else clients
         shown = ", ".join(groups[:12]) + (f" and {len(groups) - 12} more" if groups[12:] else "")
-        fields = {"role": role, "number": len(groups), "first": groups[:12]}
-        announce("population", f"{label} ({len(groups)}): {shown}", fields)
-    if left_out := num_groups - len(population.clients):
-        text = f"Groups of the survey that take no part: {left_out}"
-        announce("groups-left-out", text, {"number": left_out})
+        users = f" with {len(clients)} users" if data.by_user else ""
+        fields: dict[str, Any] = {"role": role, "number": len(groups), "first": groups[:12]}
+        if data.by_user:
+            fields["users"] = len(clients)
+        announce("population", f"{label} ({len(groups)}{users}): {shown}", fields)
+    if left_out := num_clients - len(population.clients):
+        text = f"{data.clients.capitalize()} of the survey that take no part: {left_out}"
+        announce(f"{data.clients}-left-out", text, {"number": left_out})

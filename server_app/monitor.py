@@ -11,11 +11,13 @@ from server_app.announcing import announce
 from server_app.arrays import require_finite
 from server_app.checkpointing.progress import Progress
 from server_app.exchange import Exchange
-from server_app.fairness import ROLE_KEYS, Scores, group_table, indices, summarise
+from server_app.fairness import ROLE_KEYS, Scores, indices, summarise
+from server_app.final_summary import final_summary
 from server_app.noisy_scores import charge_scores, noisy_means, reported_epsilons
 from server_app.population import PopulationGrid
 from server_app.privacy import RunPrivacy
 from server_app.replies import mean_loss, merged_scores
+from server_app.reported_groups import ReportedGroups
 from server_app.run_directory import RunDirectory
 from server_app.sinks import Sink
 from server_app.strategies.group_weighting import WeighsGroups
@@ -40,8 +42,8 @@ class RoundMonitor:
         population: the clients.
         predictor: takes the parameters that are saved.
         config: the run's settings.
-        roles: group to role.
-        baselines: baseline name to scores on the same questions.
+        roles: client to role.
+        baselines: baseline name to clients' scores on the same questions.
         directory: where predictors and the summary go.
         sinks: where metrics go.
         strategy: may tell how much groups count, or that groups keep parameters of their own.
@@ -66,6 +68,7 @@ class RoundMonitor:
         self._predictor = predictor
         self._config = config
         self._roles = roles
+        self._groups = ReportedGroups.of(roles, config.data)
         self._baselines = baselines
         self._directory = directory
         self._sinks = sinks
@@ -100,7 +103,7 @@ class RoundMonitor:
                     "train_seconds": train.seconds,
                 }
             if isinstance(self._strategy, WeighsGroups):
-                metrics["group_weights"] = dict(self._strategy.group_weights)
+                metrics["group_weights"] = dict(self._groups.sums(self._strategy.group_weights))
         every, last = self._config.evaluation.every, self._config.train.num_rounds
         if server_round % every == 0 or server_round == last:
             self._evaluate(server_round, arrays, metrics)
@@ -145,30 +148,14 @@ class RoundMonitor:
             self._finish_undisclosed()
         if not self.progress.scores:
             return
-        # A group whose last evaluation failed is left out of the baselines as well.
-        baselines = {
-            name: {group: scores[group] for group in self.progress.scores}
-            for name, scores in self._baselines.items()
-        }
-        groups = group_table(self.progress.scores, baselines, self._roles)
-        summary: dict[str, Any] = {
-            key: {
-                name: summarise(scores, self._roles, role)
-                for name, scores in {"model": self.progress.scores, **baselines}.items()
-            }
-            for role, key in ROLE_KEYS.items()
-        }
-        summary["groups"] = groups
-        if self.progress.personal:
-            summary["personal"] = self.progress.personal
-        summary["missing_groups"] = sorted(set(self._roles) - set(self.progress.scores))
-        summary["privacy"] = self._promise()
-        summary["round"] = self.progress.evaluated_round
-        summary["best_round"] = self.progress.best_round
-        summary["best"] = self._by_role(self.progress.best_scores)
-        self._directory.write_groups(groups)
+        summary, users = final_summary(
+            self.progress, self._baselines, self._roles, self._groups, self._promise()
+        )
+        if users:
+            self._directory.write_users(users)
+        self._directory.write_groups(summary["groups"])
         self._directory.write_json("summary.json", summary)
-        print_groups(groups)
+        print_groups(summary["groups"])
         print_summary(summary)
         self._print_promise()
 
@@ -226,15 +213,18 @@ class RoundMonitor:
         exchange = self._ask(arrays, settings)
         merged, personal = merged_scores(exchange.replies)
         metrics.update(self._by_role(merged))
-        metrics["groups"] = {group: scores.all.value for group, scores in merged.items()}
+        told = self._groups.scores(merged)
+        metrics["groups"] = {group: scores.all.value for group, scores in told.items()}
         if personal:
             # A group that has not trained yet has the global parameters for its own.
-            own_scores = {
-                group: personal.get(group, scores.all).value
-                for group, scores in merged.items()
-                if self._roles[group] == "train"
-            }
-            metrics["personal"] = {**indices(own_scores), "groups": own_scores}
+            own_scores = self._groups.means(
+                {
+                    client: personal.get(client, scores.all).value
+                    for client, scores in merged.items()
+                    if self._roles[client] == "train"
+                }
+            )
+            metrics["personal"] = {**indices(own_scores), "groups": dict(own_scores)}
         metrics["evaluation_failures"] = dict(exchange.failures)
         metrics["evaluation_seconds"] = exchange.seconds
         metrics["evaluation_megabytes"] = (exchange.bytes_down + exchange.bytes_up) / 1e6
@@ -283,10 +273,12 @@ class RoundMonitor:
 
         Means over different groups do not compare, so all training groups must have answered.
         """
-        train = [group for group, role in self._roles.items() if role == "train"]
-        if not set(train) <= set(self.progress.scores):
+        clients = {client for client, role in self._roles.items() if role == "train"}
+        if not clients <= set(self.progress.scores):
             return
-        mean = macro_mean(self.progress.scores[group].all for group in train)
+        scores = self._groups.scores(self.progress.scores)
+        train = [group for group, role in self._groups.roles.items() if role == "train"]
+        mean = macro_mean(scores[group].all for group in train)
         self._keep_if_best(server_round, mean)
 
     def _keep_if_best(self, server_round: int, mean: float) -> None:
@@ -296,4 +288,5 @@ class RoundMonitor:
             self._directory.write_predictor("best", self._predictor)
 
     def _by_role(self, scores: Scores) -> dict[str, Any]:
-        return {key: summarise(scores, self._roles, role) for role, key in ROLE_KEYS.items()}
+        told, roles = self._groups.scores(scores), self._groups.roles
+        return {key: summarise(told, roles, role) for role, key in ROLE_KEYS.items()}

@@ -37,7 +37,8 @@ class RunDirectory:
     - `status.json`: `running`, `completed`, or `failed` or `stopped` with the reason; how often
       the run was continued.
     - `metrics.jsonl`: one line per round.
-    - `summary.json`, `groups.parquet`: final scores, per role and per group.
+    - `summary.json`, `groups.parquet`: final scores, per role and per group; where clients are
+      users, `users.parquet` has each of them.
     - `predictor-final/`, `predictor-best/`: loadable by `PreferencePredictor.from_pretrained`.
     - `plots/`: figures.
     - `checkpoints/`: see `server_app.checkpointing.checkpoints`.
@@ -158,10 +159,11 @@ class RunDirectory:
 
     def write_groups(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the per-group table."""
-        import pandas as pd  # a third of a second that a run need not wait for at its start
+        self._write_table("groups.parquet", "group", groups)
 
-        frame = pd.DataFrame([{"group": group, **entry} for group, entry in groups.items()])
-        self._write("groups.parquet", lambda file: frame.to_parquet(file, index=False))
+    def write_users(self, users: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the table of users that are clients, by their names GROUP/USER."""
+        self._write_table("users.parquet", "user", users)
 
     def write_predictor(self, name: str, predictor: PreferencePredictor) -> None:
         """Write a predictor as `predictor-<name>/`, replacing the one before."""
@@ -177,6 +179,12 @@ class RunDirectory:
         """Write a figure below `plots/`."""
         (self.path / "plots").mkdir(exist_ok=True)
         self._write(f"plots/{name}", save)
+
+    def _write_table(self, name: str, key: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        import pandas as pd  # a third of a second that a run need not wait for at its start
+
+        frame = pd.DataFrame([{key: each, **entry} for each, entry in rows.items()])
+        self._write(name, lambda file: frame.to_parquet(file, index=False))
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
         """Write beside the target, then move it there."""

@@ -48,16 +48,16 @@ class PopulationSums:
     total: Mapping[int, NDArray[np.float64]]
     count: Mapping[int, int]
 
-    def mean(self, leave_out: Answers | None = None) -> dict[int, NDArray[np.float64]]:
-        """Return the mean distributions, without one of the groups if given."""
-        means = {p: total / self.count[p] for p, total in self.total.items()}
-        if leave_out is not None:
-            for index, position in enumerate(leave_out.questions.tolist()):
-                others = self.count[position] - 1
-                rest = self.total[position] - leave_out.distribution(index)
-                del means[position]
-                if others:
-                    means[position] = rest / others
+    def mean(self) -> dict[int, NDArray[np.float64]]:
+        """Return the mean distributions."""
+        return {p: total / self.count[p] for p, total in self.total.items()}
+
+    def mean_of_others(self, answers: Answers) -> dict[int, NDArray[np.float64]]:
+        """Return the other groups' mean distributions of a training group's own questions."""
+        means = {}
+        for index, position in enumerate(answers.questions.tolist()):
+            if others := self.count[position] - 1:
+                means[position] = (self.total[position] - answers.distribution(index)) / others
         return means
 
 
@@ -90,7 +90,7 @@ def score_baselines(config: RunConfig) -> dict[str, dict[str, GroupScores]]:
     everyone = sums.mean()
     scores: dict[str, dict[str, GroupScores]] = {UNIFORM: {}, POPULATION_MEAN: {}}
     for group, data in groups.items():
-        means = sums.mean(data.answers) if data.role == "train" else everyone
+        means = sums.mean_of_others(data.answers) if data.role == "train" else everyone
         splits = evaluation_splits(data, config.evaluation, config.run.seed)
         for name, known in ((UNIFORM, {}), (POPULATION_MEAN, means)):
             scores[name][group] = score_splits(predict_known(known), data, splits, seen[data.role])

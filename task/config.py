@@ -19,7 +19,10 @@ from task.settings import Scalar, require, require_choice, setting, typed
 
 HASHING = "hashing"
 NODES = "nodes"
-SOURCES = ("synthetic", "global-opinions", "table", NODES)
+SOURCES = ("synthetic", "global-opinions", "table", "pairs", "ratings", NODES)
+COMPARISONS = ("pairs", "ratings")
+CLIENTS = ("groups", "users")
+FILE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 OBJECTIVES = ("categorical", "gaussian")
 SCHEDULES = ("constant", "cosine")
 TEXT_FORMATS = ("question-option", "alpaca")
@@ -63,16 +66,25 @@ class DataConfig:
 
     source: str = setting(
         "synthetic",
-        "Survey source: `synthetic`, `global-opinions`, `table`, or `nodes`: every SuperNode "
+        "Survey source: `synthetic`, `global-opinions`, `table`, `pairs` (comparisons of two "
+        "responses), `ratings` (scores of responses; docs/data.md), or `nodes`: every SuperNode "
         "serves the file that its own `--node-config` names (docs/deploy.md).",
     )
     path: str = setting(
         "",
         "Survey file. `table`: CSV, JSONL or Parquet in long form. `global-opinions`: a local copy "
-        "(CSV or Parquet); empty: `Anthropic/llm_global_opinions` from the Hugging Face hub.",
+        "(CSV or Parquet); empty: `Anthropic/llm_global_opinions` from the Hugging Face hub. "
+        "`pairs`, `ratings`: CSV, JSONL or Parquet, or a data set's local folder or hub id.",
+    )
+    clients: str = setting(
+        "groups",
+        "What a client is: `groups`, or `users`: every user of a column `user` is a client of its "
+        "own, named GROUP/USER, and scores are still told per group (`table`, `pairs`, `ratings`).",
     )
     train_groups: str = setting(
-        "", "Groups that train, separated by `|`. Empty: all eligible groups not held out."
+        "",
+        "Groups that train, separated by `|`. Empty: all eligible groups not held out. Where "
+        "clients are users, also single ones, by their names GROUP/USER.",
     )
     held_out_groups: str = setting(
         "",
@@ -83,7 +95,9 @@ class DataConfig:
         4, "How many eligible groups the seeded draw holds out, when no group is named."
     )
     min_questions: int = setting(
-        0, "A group chosen by rule (not by name) needs at least this many answered questions."
+        0,
+        "A group, or user, chosen by rule (not by its own name) needs at least this many answered "
+        "questions.",
     )
     held_back_fraction: float = setting(
         0.1,
@@ -96,8 +110,19 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_choice("data.source", self.source, SOURCES)
-        if self.source == "table":
-            require(bool(self.path), "data.path", self.path, "a file when data.source is 'table'")
+        require_choice("data.clients", self.clients, CLIENTS)
+        if self.source in ("table", *COMPARISONS):
+            or_other = ", a folder or a hub id" if self.source in COMPARISONS else ""
+            expected = f"a file{or_other} when data.source is {self.source!r}"
+            require(bool(self.path), "data.path", self.path, expected)
+        if self.by_user:
+            require(
+                self.source in ("table", *COMPARISONS),
+                "data.clients",
+                self.clients,
+                f"'groups' when data.source is {self.source!r}: users are told apart by the column "
+                f"`user` of {', '.join(('table', *COMPARISONS))}",
+            )
         if self.source == "synthetic":
             require(
                 not self.path, "data.path", self.path, "nothing when data.source is 'synthetic'"
@@ -137,6 +162,11 @@ class DataConfig:
             self.synthetic_answered,
             f"an integer from 2 to data.synthetic-questions ({self.synthetic_questions})",
         )
+
+    @property
+    def by_user(self) -> bool:
+        """Whether every user is a client of its own."""
+        return self.clients == "users"
 
     @property
     def train_group_names(self) -> tuple[str, ...]:
@@ -583,12 +613,16 @@ class RunConfig:
         """Return this config with relative paths taken from `base`.
 
         Flower's processes run in folders that the user does not choose, so no path stays relative.
-        `encoder.name` is a path when it is a folder below `base`, otherwise a hub id.
+        `encoder.name` is a path when it is a folder below `base`, otherwise a hub id. So is
+        `data.path` of comparisons, but for what ends like a file.
         """
 
         def absolute(path: str) -> str:
             return str(base / Path(path).expanduser()) if path else ""
 
+        survey = base / Path(self.data.path).expanduser()
+        is_local = survey.exists() or survey.suffix in FILE_SUFFIXES
+        on_hub = self.data.source in COMPARISONS and not is_local
         folder = base / Path(self.encoder.name).expanduser()
         is_folder = self.encoder.name != HASHING and folder.is_dir()
         encoder = replace(
@@ -604,7 +638,7 @@ class RunConfig:
                 resume=absolute(self.run.resume),
             ),
             nodes=replace(self.nodes, registry=absolute(self.nodes.registry)),
-            data=replace(self.data, path=absolute(self.data.path)),
+            data=self.data if on_hub else replace(self.data, path=absolute(self.data.path)),
             encoder=encoder,
             privacy=replace(
                 self.privacy, noise_key_directory=absolute(self.privacy.noise_key_directory)
@@ -629,6 +663,8 @@ class RunConfig:
         flat = {k: v for k, v in self.to_flat().items() if k not in left_out}
         flat = {k: v for k, v in flat.items() if k.split(".")[0] not in of_operation}
         flat["strategy.name"] = str(flat["strategy.name"]).rpartition("/")[2]
+        if not self.data.by_user:  # noise derives from these: a release stays what it was
+            del flat["data.clients"]
         return flat
 
     def release_settings(self) -> str:

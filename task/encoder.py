@@ -132,7 +132,8 @@ class TransformersEncoder:
         from tqdm import tqdm
 
         tokenizer, model, longest = self._loaded
-        texts = list(_texts(questions, self.config.text_format))
+        given = list(_texts(questions, self.config.text_format))
+        texts = list(dict.fromkeys(given))  # comparisons name an option many times
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
         features = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
         size = self.config.batch_size
@@ -159,7 +160,10 @@ class TransformersEncoder:
                 f"encoder.name = {self.config.name!r} gives non-finite features with dtype "
                 f"{self.config.dtype}. Set encoder.dtype to float32."
             )
-        return features
+        if len(texts) == len(given):
+            return features
+        place = {text: row for row, text in enumerate(texts)}
+        return features[[place[text] for text in given]]
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, int]:

@@ -15,16 +15,25 @@ from task.sources.table import survey_from_frame
 from task.survey import Question, Survey
 
 
+def read_answers(path: str) -> Survey:
+    """Read groups' answered questions; without a column `group` it is one, the file's name.
+
+    Raises:
+        SurveyError: the file is malformed.
+    """
+    frame = read_frame(path)
+    if "group" not in frame:
+        frame["group"] = Path(path).stem
+    return survey_from_frame(frame, where=path)
+
+
 def read_context(path: str) -> Survey:
     """Read one group's answered questions; the column `group` may be left out.
 
     Raises:
         SurveyError: the file is malformed or holds several groups.
     """
-    frame = read_frame(path)
-    if "group" not in frame:
-        frame["group"] = Path(path).stem
-    survey = survey_from_frame(frame, where=path)
+    survey = read_answers(path)
     if len(survey.answers) != 1:
         raise SurveyError(
             f"{path} holds {len(survey.answers)} groups ({', '.join(survey.answers)}). Expected "

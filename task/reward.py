@@ -196,7 +196,7 @@ class RewardModel:
         names = self.groups if groups is None else tuple(groups)
         self.require_groups(names)
         asked = comparisons(prompts, responses, against)
-        return self._scores([self._context(name) for name in names], asked).to(self.device)
+        return self._scores([self.context(name) for name in names], asked).to(self.device)
 
     def distribution(
         self,
@@ -243,10 +243,15 @@ class RewardModel:
                 "group's answered questions."
             )
         return [
-            self._context(name) for name in ([group] * number if isinstance(group, str) else group)
+            self.context(name) for name in ([group] * number if isinstance(group, str) else group)
         ]
 
-    def _context(self, group: str) -> Context:
+    def context(self, group: str) -> Context:
+        """Return the context of a group that is here.
+
+        Raises:
+            RewardError: there is none.
+        """
         if group in self._contexts:
             return self._contexts[group]
         if role := self.roles.get(group):

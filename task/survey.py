@@ -111,11 +111,11 @@ class Survey:
         """(questions,) int64: `Question.key` of every question."""
         return np.array([question.key for question in self.questions], dtype=np.int64)
 
-    def summary(self) -> str:
-        """Return one line: size, and what was dropped."""
+    def summary(self, clients: str = "groups") -> str:
+        """Return one line: size, and what was dropped; `clients` says what `answers` are of."""
         answered = sum(len(answers) for answers in self.answers.values())
         text = (
-            f"{len(self.answers):,} groups, {len(self.questions):,} questions, "
+            f"{len(self.answers):,} {clients}, {len(self.questions):,} questions, "
             f"{answered:,} answer distributions"
         )
         if self.dropped:
@@ -184,6 +184,24 @@ def build_survey(
         },
         dropped=reasons,
     )
+
+
+def merged(surveys: Sequence[Survey]) -> Survey:
+    """Put surveys of different groups together; a question of several is kept once.
+
+    Raises:
+        SurveyError: two surveys hold the same group.
+    """
+    positions: dict[Question, int] = {}
+    answers: dict[str, Answers] = {}
+    for survey in surveys:
+        place = [positions.setdefault(each, len(positions)) for each in survey.questions]
+        for group, its in survey.answers.items():
+            if group in answers:
+                raise SurveyError(f"Group {group!r} comes from two places: expected one.")
+            moved = np.array([place[position] for position in its.questions], dtype=np.int64)
+            answers[group] = replace(its, questions=moved)
+    return Survey(tuple(positions), dict(sorted(answers.items())))
 
 
 def _check_shares(group: str, question: Question, shares: NDArray[np.float64]) -> None:

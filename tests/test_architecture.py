@@ -74,6 +74,12 @@ RAW_READERS = {
     "make_synthetic": (SOURCES,),
     "load_global_opinions": (SOURCES,),
     "load_table": (SOURCES,),
+    "load_pairs": (SOURCES,),
+    "load_ratings": (SOURCES,),
+    "survey_from_pairs": (SOURCES,),
+    "survey_from_ratings": (SOURCES,),
+    "survey_by_columns": (SOURCES,),
+    "read_dataset": (SOURCES,),
     "private_survey": (SOURCES,),
     "noisy_answers": ("task/respondents.py",),
     # The latter two: contexts that users give, and those that were exported.

@@ -18,6 +18,8 @@ SOURCES = {
     "synthetic": "task.sources.synthetic:make_synthetic",
     "global-opinions": "task.sources.global_opinions:load_global_opinions",
     "table": "task.sources.table:load_table",
+    "pairs": "task.sources.pairs:load_pairs",
+    "ratings": "task.sources.ratings:load_ratings",
     "nodes": "task.sources.home:load_home",
 }
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from task.config import DataConfig
 from task.errors import ConfigError, SurveyError, suggest
-from task.sources.table import load_table
+from task.sources.columns import survey_by_columns
+from task.sources.files import read_frame
 from task.survey import Survey
 
 
 def load_home(data: DataConfig, seed: int) -> Survey:
-    """Load the named groups of a node's own file (see `task.sources.table`), and no others.
+    """Load the named groups of a node's own file (see `task.sources.columns`), and no others.
 
     Raises:
         ConfigError: there is no file, as nowhere but on a node.
@@ -20,7 +21,7 @@ def load_home(data: DataConfig, seed: int) -> Survey:
             "data.source = 'nodes': expected SuperNodes, each with a file of its own (`pluralllm "
             "deploy`, docs/deploy.md). A simulation takes a survey: see data.source."
         )
-    survey = load_table(data, seed)
+    survey = survey_by_columns(read_frame(data.path), data.path)
     named = (*data.train_group_names, *data.held_out_group_names)
     for group in named:
         if group not in survey.answers:

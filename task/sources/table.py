@@ -1,5 +1,6 @@
 """`table`: your own survey in long form, one row per (group, question, option)."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 
 from task.config import DataConfig
 from task.errors import SurveyError
-from task.sources.files import read_frame, require_columns
+from task.sources.files import client_names, read_frame, require_columns
 from task.survey import Question, Survey, build_survey
 
 
@@ -16,30 +17,36 @@ def load_table(data: DataConfig, seed: int) -> Survey:
 
     An optional column `question_id` tells apart questions with the same text. An option that a
     group has no row for counts as chosen by nobody; without `question_id` some group must have rows
-    for all options of a question, since it might be two questions otherwise.
+    for all options of a question, since it might be two questions otherwise. With a column `user`,
+    rows are a user's: each is a client where clients are users, and counts add up to the group's
+    otherwise.
 
     Raises:
         SurveyError: the file or a row is malformed.
     """
-    return survey_from_frame(read_frame(data.path), where=data.path)
+    return survey_from_frame(read_frame(data.path), where=data.path, by_user=data.by_user)
 
 
-def survey_from_frame(frame: pd.DataFrame, where: str) -> Survey:
+def survey_from_frame(frame: pd.DataFrame, where: str, *, by_user: bool = False) -> Survey:
     """Build a survey from a long-form frame; `where` names it in errors."""
     if "share" in frame and "count" in frame:
         raise SurveyError(f"{where} has both columns `share` and `count`. Expected one of them.")
     value = "count" if "count" in frame else "share"
     require_columns(frame, ("group", "question", "option", value), where)
     has_ids = "question_id" in frame
-    frame = _clean(frame, value, where)
+    if by_user:
+        require_columns(frame, ("group", "user"), f"data.clients = 'users': {where}")
+    frame = _clean(frame, value, where, by_user)
     if not has_ids:
         _require_one_option_list(frame, where)
+    if by_user:
+        frame["group"] = client_names(frame, where, by_user=True)
     questions, positions = _questions(frame)
     answers = _answers(frame, value, questions, positions)
     return build_survey(questions, answers, counts=value == "count")
 
 
-def _clean(frame: pd.DataFrame, value: str, where: str) -> pd.DataFrame:
+def _clean(frame: pd.DataFrame, value: str, where: str, by_user: bool) -> pd.DataFrame:
     """Return text columns as stripped text and values as numbers, or say which row is wrong."""
     frame = frame.copy()
     if "question_id" not in frame:
@@ -60,7 +67,9 @@ def _clean(frame: pd.DataFrame, value: str, where: str) -> pd.DataFrame:
             "number >= 0."
         )
     frame[value] = numbers
-    duplicated = frame.index[frame.duplicated(["group", "question_id", "option"])]
+    told_apart = "user" in frame and (by_user or value == "count")
+    respondent = ["group", "user"] if told_apart else ["group"]
+    duplicated = frame.index[frame.duplicated([*respondent, "question_id", "option"])]
     if len(duplicated):
         row = frame.loc[duplicated[0]]
         raise SurveyError(
@@ -106,6 +115,8 @@ def _answers(
 ) -> Iterator[tuple[str, int, list[float]]]:
     for (group, identifier), part in frame.groupby(["group", "question_id"], sort=False):
         position = positions[str(identifier)]
-        given = dict(zip(part["option"], part[value], strict=True))
+        given: Counter[str] = Counter()
+        for option, number in zip(part["option"], part[value], strict=True):
+            given[option] += number
         values = [float(given.get(option, 0.0)) for option in questions[position].options]
         yield str(group), position, values

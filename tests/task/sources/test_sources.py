@@ -15,6 +15,12 @@ GLOBAL = (
     "question,selections,options\n"
     "Tea?,\"defaultdict(<class 'list'>, {'A': [0.25, 0.75]})\",\"['yes', 'no']\"\n"
 )
+PAIRS = "group,prompt,chosen,rejected,weight\nA,Tea?,yes,no,3\nA,Tea?,no,yes,1\n"
+RATINGS = "group,user,prompt,response,score\n" + "".join(
+    f"A,{user},Tea?,{response},{score}\n"
+    for user in range(4)
+    for response, score in (("yes", 2 if user else 0), ("no", 1))
+)
 SMALL = RunConfig(data=DataConfig(synthetic_groups=3, synthetic_questions=10, synthetic_answered=5))
 
 
@@ -24,15 +30,17 @@ def test_every_source_that_the_config_allows_has_a_loader():
 
 @pytest.mark.parametrize(
     ("source", "text"),
-    [("table", TABLE), ("global-opinions", GLOBAL)],
-    ids=["table", "global-opinions"],
+    [("table", TABLE), ("global-opinions", GLOBAL), ("pairs", PAIRS), ("ratings", RATINGS)],
+    ids=["table", "global-opinions", "pairs", "ratings"],
 )
 def test_a_file_is_loaded_by_the_loader_of_its_source(tmp_path, source, text):
     path = tmp_path / "survey.csv"
     path.write_text(text)
     survey = load_survey(RunConfig(data=DataConfig(source=source, path=str(path))))
     assert list(survey.answers) == ["A"]
-    assert survey.answers["A"].distribution(0).tolist() == [0.25, 0.75]
+    shares = dict(zip(survey.questions[0].options, survey.answers["A"].shares, strict=True))
+    compared = source in config.COMPARISONS
+    assert shares == ({"yes": 0.75, "no": 0.25} if compared else {"yes": 0.25, "no": 0.75})
 
 
 def test_the_synthetic_survey_depends_on_the_seed():

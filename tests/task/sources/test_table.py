@@ -177,3 +177,45 @@ def test_an_empty_table_is_an_error(tmp_path):
     (tmp_path / "x.csv").write_text("group,question,option,share\n")
     with pytest.raises(SurveyError, match="no usable answers"):
         load_survey(config_of(tmp_path / "x.csv"))
+
+
+# -- Users -----------------------------------------------------------------------------------------
+
+OF_USERS = [("A", u, "Tea?", o, n) for u, o, n in (("1", "yes", 3), ("1", "no", 1), ("2", "no", 4))]
+
+
+def users_frame(rows=OF_USERS, value="count"):
+    return pd.DataFrame(rows, columns=["group", "user", "question", "option", value])
+
+
+def test_counts_of_a_groups_users_add_up():
+    survey = survey_from_frame(users_frame(), "x")
+    assert as_dict(survey) == {("A", Question("Tea?", ("yes", "no"))): [0.375, 0.625]}
+    assert survey.answers["A"].counts.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("value", ["count", "share"])
+def test_users_can_be_clients(value):
+    table = users_frame([*OF_USERS, ("A", "2", "Tea?", "yes", 0)], value)
+    if value == "share":
+        table["share"] /= 4
+    survey = survey_from_frame(table, "x", by_user=True)
+    tea = Question("Tea?", ("yes", "no"))
+    assert as_dict(survey) == {("A/1", tea): [0.75, 0.25], ("A/2", tea): [0.0, 1.0]}
+
+
+def test_options_that_only_other_users_of_the_group_name_are_options_too():
+    rows = [("A", "1", "Tea?", "yes", 1), ("A", "2", "Tea?", "no", 1)]
+    survey = survey_from_frame(users_frame(rows), "x", by_user=True)
+    tea = Question("Tea?", ("yes", "no"))
+    assert as_dict(survey) == {("A/1", tea): [1.0, 0.0], ("A/2", tea): [0.0, 1.0]}
+
+
+def test_a_users_repeated_row_is_an_error():
+    with pytest.raises(SurveyError, match=r"data row 4: group 'A'.*occurs twice"):
+        survey_from_frame(users_frame([*OF_USERS, ("A", "2", "Tea?", "no", 1)]), "x")
+
+
+def test_users_as_clients_need_a_column_user():
+    with pytest.raises(SurveyError, match=r"data\.clients = 'users': x has no column 'user'"):
+        survey_from_frame(frame(), "x", by_user=True)
