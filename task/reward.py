@@ -106,7 +106,7 @@ class RewardModel:
         if not groups:
             raise RewardError("No group is named, and this reward model holds no context of any.")
         for group in groups:
-            self._context(group)
+            self.context(group)
 
     def with_contexts(self, contexts: Mapping[str, Survey | Context]) -> "RewardModel":
         """Return a model of the same predictor and encoder that knows more groups."""
