@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "cli.predict:predict",
     "export": "cli.export:export",
     "score": "cli.score:score",
+    "align": "cli.align:align",
     "privacy": "cli.privacy:privacy",
     "deploy": "cli.deploy:deploy",
     "check-data": "cli.check_data:check_data_command",

@@ -53,6 +53,10 @@ class RewardError(UserError):
     """A response cannot be scored, or a reward model cannot be loaded or exported."""
 
 
+class AlignmentError(UserError):
+    """A language model cannot be aligned: the model, its tokenizer or the data do not allow it."""
+
+
 class RunDirectoryError(UserError):
     """A run directory cannot be created, read or used."""
 

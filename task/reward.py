@@ -9,6 +9,7 @@ Suffixes: B responses, G groups, Q questions, O options of a question.
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,21 @@ class RewardModel:
         """Where it predicts."""
         return self.predictor.feature_mean.device
 
+    def require_groups(self, groups: Sequence[str]) -> None:
+        """Raise a `RewardError` unless there are groups, and the context of each is here."""
+        if not groups:
+            raise RewardError("No group is named, and this reward model holds no context of any.")
+        for group in groups:
+            self.context(group)
+
+    def with_contexts(self, contexts: Mapping[str, Survey | Context]) -> "RewardModel":
+        """Return a model of the same predictor and encoder that knows more groups."""
+        other = copy(self)
+        other._contexts = self._contexts | {
+            group: self.context_of(given, group) for group, given in contexts.items()
+        }
+        return other
+
     def context_of(self, given: Survey | Context, group: str = "") -> Context:
         """Return answered questions as the predictor sees them.
 
@@ -180,8 +196,7 @@ class RewardModel:
             EncoderError: see `score`.
         """
         names = self.groups if groups is None else tuple(groups)
-        if not names:
-            raise RewardError("No group is named, and this reward model holds no context of any.")
+        self.require_groups(names)
         asked = comparisons(prompts, responses, against)
         return self._scores([self.context(name) for name in names], asked).to(self.device)
 

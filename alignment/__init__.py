@@ -1,0 +1,1 @@
+"""Aligning a language model with a reward model: rewards for TRL, and `pluralllm align`."""
