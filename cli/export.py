@@ -42,12 +42,14 @@ def export(
     """Write a run's predictor as a reward model: weights, config, model card, chosen contexts."""
     from report.exporting import export_reward_model  # PyTorch and pandas are slow to import
 
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if not to.name or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
         raise RewardError(f"--to {to} exists and is no empty folder: name a new one.")
-    to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise RewardError(f"--to {to} cannot be written: {error.strerror}.") from error
     try:
         export_reward_model(
             run,

@@ -11,7 +11,7 @@ from report.files import read_run
 from report.model_card import model_card
 from task.config import RunConfig
 from task.encoder import TransformersEncoder
-from task.errors import RewardError, suggest
+from task.errors import RewardError, RunDirectoryError, suggest
 from task.evaluation import evaluation_splits
 from task.features import load_group, load_roles, option_rows
 from task.predicting import read_answers
@@ -49,16 +49,21 @@ def export_reward_model(
         with_encoder: also copy the encoder's files.
 
     Raises:
-        RunDirectoryError: there is no such predictor.
-        RewardError: a group is unknown, or comes twice.
-        SurveyError: a file cannot be read.
+        RunDirectoryError: this is no run directory, or it has no such predictor.
+        RewardError: a group is unknown.
+        SurveyError: a file cannot be read, or a group comes twice.
         EncoderError: the encoder is to be copied and is not here.
     """
+    files_of_run = read_run(run)
+    if not files_of_run.settings:  # the card could not say how the predictor came to be
+        raise RunDirectoryError(
+            f"{run} holds no config.toml: expected the directory that `pluralllm run` has written."
+        )
     predictor = load_predictor(run, which)
     roles = read_roles(run)
     surveys = [read_answers(str(file)) for file in files]
     if groups:
-        config = RunConfig.from_flat(read_run(run).settings)
+        config = RunConfig.from_flat(files_of_run.settings)
         surveys.append(_contexts_of_run(config, groups, num_context))
     survey = merged(surveys) if surveys else None
     if survey:
@@ -68,7 +73,9 @@ def export_reward_model(
         _copy_encoder(predictor, folder / ENCODER)
     predictor.save_pretrained(folder)
     contexts = sorted(survey.answers) if survey else []
-    card = model_card(read_run(run), name, contexts, predictor.encoder)
+    card = model_card(
+        files_of_run, name, contexts, which=which, encoder=predictor.encoder, prior=predictor.prior
+    )
     (folder / CARD).write_text(card)
 
 

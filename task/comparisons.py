@@ -37,8 +37,12 @@ def comparisons(
         against: what each is compared with; None: nothing, the response is the only option.
 
     Raises:
-        RewardError: lengths differ, a text is empty, or a response has nothing to be compared with.
+        RewardError: lengths differ, a text is empty or none, or a response has nothing to be
+            compared with.
     """
+    for name, given in (("prompts", prompts), ("responses", responses), ("against", against)):
+        if isinstance(given, str):  # its letters would pass for a list of texts
+            raise RewardError(f"{name} is one text: expected a list, one entry for each response.")
     if len(prompts) != len(responses):
         raise RewardError(
             f"{len(responses)} responses to {len(prompts)} prompts: expected as many."
@@ -57,17 +61,16 @@ def comparisons(
                 )
             if not text.strip():
                 raise RewardError(f"{name} {row} is empty: expected a text. Leave it out.")
-        compared.append(
-            _comparison(prompt, response, None if against is None else against[row], row)
-        )
+        if against is None:
+            compared.append(Comparison(Question(prompt, (response,)), 0))
+        else:
+            compared.append(_comparison(prompt, response, against[row], row))
     return compared
 
 
-def _comparison(
-    prompt: str, response: str, against: str | Sequence[str] | None, row: int
-) -> Comparison:
-    if against is None:
-        return Comparison(Question(prompt, (response,)), 0)
+def _comparison(prompt: str, response: str, against: str | Sequence[str], row: int) -> Comparison:
+    if not isinstance(against, Sequence):
+        raise RewardError(f"against[{row}] = {against!r}: expected a text, or texts.")
     others = (against,) if isinstance(against, str) else tuple(dict.fromkeys(against))
     if not all(isinstance(other, str) and other.strip() for other in others):
         raise RewardError(f"against[{row}] = {list(others)!r}: expected texts, none of them empty.")

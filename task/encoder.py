@@ -131,7 +131,8 @@ class TransformersEncoder:
         """See `Encoder.encode`; texts are batched by length, so that padding stays small."""
         from tqdm import tqdm
 
-        tokenizer, model, longest = self._loaded
+        tokenizer, model = self._loaded
+        longest = tokenizer.model_max_length
         given = list(_texts(questions, self.config.text_format))
         texts = list(dict.fromkeys(given))  # comparisons name an option many times
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
@@ -166,28 +167,36 @@ class TransformersEncoder:
         return features[[place[text] for text in given]]
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any, int]:
-        """The tokenizer, the model, and the most tokens of a text.
+    def _loaded(self) -> tuple[Any, Any]:
+        """The tokenizer and the model.
 
         Raises:
             EncoderError: they cannot be loaded.
         """
-        from transformers import AutoModel, AutoTokenizer  # slow to import
+        from transformers import AutoModel  # slow to import
 
         dtype = self.config.dtype  # "auto": the one that the model was saved in
-        device = _device(self.config.device)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, padding_side="right")
-            model = AutoModel.from_pretrained(self.folder, dtype=dtype).to(device).eval()
+            model = AutoModel.from_pretrained(self.folder, dtype=dtype)
+            tokenizer = self.load_tokenizer(model.config)
         except (OSError, ValueError) as error:
             raise EncoderError(
                 f"encoder.name = {self.config.name!r} cannot be loaded as a transformers model: "
                 f"{error}"
             ) from error
+        return tokenizer, model.to(_device(self.config.device)).eval()
+
+    def load_tokenizer(self, model_config: Any) -> Any:
+        """Return a tokenizer that pads; its `model_max_length` is the most tokens of a text."""
+        from transformers import AutoTokenizer  # slow to import
+
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, padding_side="right")
         if tokenizer.pad_token is None:  # decoders such as Llama have none; pads are masked anyway
             tokenizer.pad_token = tokenizer.eos_token
-        positions = getattr(model.config, "max_position_embeddings", None) or self.config.max_length
-        return tokenizer, model, min(self.config.max_length, tokenizer.model_max_length, positions)
+        most = self.config.max_length
+        positions = getattr(model_config, "max_position_embeddings", None) or most
+        tokenizer.model_max_length = min(most, tokenizer.model_max_length, positions)
+        return tokenizer
 
 
 def mean_pooled(hidden_BLd: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:

@@ -126,7 +126,7 @@ class RewardModel:
             group: the group; empty: the survey's only one.
 
         Raises:
-            RewardError: the survey does not say whose context is meant.
+            RewardError: the survey does not say whose context is meant, or lacks the group.
         """
         if isinstance(given, Context):
             return given
@@ -135,6 +135,11 @@ class RewardModel:
             raise RewardError(
                 f"The context holds {len(names)} groups ({', '.join(names[:8])}): expected one. "
                 "Name it."
+            )
+        if group and group not in given.answers:
+            raise RewardError(
+                f"The context holds no group {group!r}.{suggest(group, names)} It holds: "
+                f"{', '.join(names[:20])}."
             )
         return Context.of_survey(given, group or names[0], self.cache)
 

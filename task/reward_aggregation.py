@@ -95,13 +95,14 @@ class AdaptiveAlpha:
 
     def __call__(self, scores_BG: Scores, groups: Sequence[str]) -> Scores:
         """See `Aggregation`; remembers how the groups fared."""
+        if not len(scores_BG):
+            return np.zeros(0)  # nobody fared in any way
         reward_G = expit(np.asarray(scores_BG, dtype=np.float64)).mean(axis=0)
         for group, reward in zip(groups, reward_G.tolist(), strict=True):
             before = self.alignment.get(group, reward)
             self.alignment[group] = self.decay * before + (1 - self.decay) * reward
         alignment_G = np.array([self.alignment[group] for group in groups])
-        index = Fairness.of(dict(zip(groups, alignment_G.tolist(), strict=True))).fairness_index
-        alike = self.fairness_threshold < 1 and index >= self.fairness_threshold
+        alike = self.fairness_threshold < 1 and self._fairness(groups) >= self.fairness_threshold
         weights_G = (
             np.full(len(groups), 1 / len(groups))
             if alike
@@ -109,6 +110,11 @@ class AdaptiveAlpha:
         )
         self.weights = dict(zip(groups, weights_G.tolist(), strict=True))
         return np.asarray(scores_BG @ weights_G)
+
+    def _fairness(self, groups: Sequence[str]) -> float:
+        """Return the fairness index of the groups' alignment; of nothing but zeros it is 1."""
+        alignment = {group: self.alignment[group] for group in groups}
+        return Fairness.of(alignment).fairness_index if any(alignment.values()) else 1.0
 
 
 AGGREGATIONS: Mapping[str, Callable[..., Aggregation]] = {

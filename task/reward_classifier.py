@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -85,6 +85,8 @@ class RewardForSequenceClassification(PreTrainedModel):
     def of(cls, reward: RewardModel, group: str) -> tuple["RewardForSequenceClassification", Any]:
         """Return the module and its tokenizer for one group of a reward model.
 
+        The tokenizer cuts texts (`truncation=True`) where the reward model's encoder cuts them.
+
         Raises:
             RewardError: the encoder is no `transformers` model, or its text is not prompt and
                 response; the group has no context.
@@ -107,7 +109,9 @@ class RewardForSequenceClassification(PreTrainedModel):
         arguments: dict[str, Any] = dict(
             predictor._hub_mixin_config  # type: ignore[arg-type]  # what it was built with
         )
+        tokenizer = encoder.load_tokenizer(model.config)
         config = RewardConfig(
+            pad_token_id=tokenizer.pad_token_id,
             encoder=model.config.to_dict(),
             predictor=arguments | {"population_weight": 0.0, "population_size": (0, 0)},
             num_context_options=len(context.shares_C),
@@ -123,7 +127,6 @@ class RewardForSequenceClassification(PreTrainedModel):
         made.predictor.load_state_dict(weights)
         made.context_x_Cd.copy_(torch.from_numpy(context.features_Cd))
         made.context_y_C.copy_(torch.from_numpy(context.shares_C))
-        tokenizer = AutoTokenizer.from_pretrained(encoder.folder, padding_side="right")
         return made.eval(), tokenizer  # type: ignore[no-untyped-call]
 
     def forward(
@@ -137,9 +140,8 @@ class RewardForSequenceClassification(PreTrainedModel):
         """
         mask_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         hidden_BLd = self.encoder(input_ids=input_ids, attention_mask=mask_BL).last_hidden_state
-        target_BTd = mean_pooled(hidden_BLd.float(), mask_BL)[
-            None
-        ]  # all are targets of one episode
+        # All texts are targets of one episode: targets do not see each other.
+        target_BTd = mean_pooled(hidden_BLd.float(), mask_BL)[None]
         mean_BT, _ = self.predictor(self.context_x_Cd[None], self.context_y_C[None], target_BTd)
         return SequenceClassifierOutput(logits=mean_BT[0][:, None])
 

@@ -57,9 +57,19 @@ def read_contexts(folder: Path) -> dict[str, Survey]:
 
 
 def read_roles(folder: Path) -> dict[str, Role]:
-    """Return the role of every group that took part in the run, if the folder says."""
+    """Return the role of every group that took part in the run, if the folder says.
+
+    Raises:
+        RewardError: the file that says so is damaged.
+    """
     if (folder / GROUPS).exists():
-        roles: dict[str, Role] = json.loads((folder / GROUPS).read_text())["roles"]
+        try:
+            roles: dict[str, Role] = dict(json.loads((folder / GROUPS).read_text())["roles"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise RewardError(
+                f'{folder / GROUPS} is damaged: expected {{"roles": {{group: role}}}}. Export the '
+                "run again."
+            ) from error
         return roles
     if (folder / "groups.parquet").exists():  # a run directory
         frame = pd.read_parquet(folder / "groups.parquet")

@@ -288,3 +288,33 @@ def test_an_encoder_that_fails_can_be_tried_again(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             encode_cached(QUESTIONS, config)
     assert encode_cached(QUESTIONS, config).shape == (NUM_OPTIONS, 8)
+
+
+def test_the_model_is_loaded_once_and_only_to_encode(bert, monkeypatch):
+    loaded = []
+    load = AutoModel.from_pretrained
+    monkeypatch.setattr(
+        AutoModel,
+        "from_pretrained",
+        lambda *given, **named: loaded.append(1) or load(*given, **named),
+    )
+    encoder = make_encoder(config_of(bert))
+    assert encoder.fingerprint
+    assert not loaded
+    first = encoder.encode(QUESTIONS)
+    np.testing.assert_allclose(encoder.encode(QUESTIONS[:1]), first[:3], atol=1e-5)
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("folder", ["bert", "gpt2"])
+def test_texts_that_are_cut_are_counted(tmp_path, folder):
+    save = {"bert": save_encoder, "gpt2": lambda path: save_decoder(path, kind="gpt2")}[folder]
+    encoder = make_encoder(config_of(save(tmp_path), max_length=8))
+    # With [CLS] and [SEP], "tea ?" and so many words are 4 more tokens than words.
+    options = tuple(" ".join(["good"] * number) for number in (1, 4, 5, 6, 50))
+    encoder.encode([Question("tea ?", options)])
+    assert encoder.num_truncated == 3
+    encoder.encode([Question("tea ?", options[:2])])
+    encoder.encode([Question("tea ?", options[2:3])])
+    assert encoder.num_truncated == 4
+    assert HashingEncoder(EncoderConfig(dimension=8)).num_truncated == 0

@@ -4,10 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from task.errors import SurveyError
-from task.survey import Question, build_survey
+from task.survey import Question, build_survey, merged
 
 TEA = Question("Tea or coffee?", ("tea", "coffee", "neither"))
 PETS = Question("Cats or dogs?", ("cats", "dogs"))
+MILK = Question("Milk?", ("yes", "no"))
 
 
 def test_answers_are_packed_in_the_order_of_groups_and_question_keys():
@@ -108,3 +109,41 @@ def test_every_distribution_sums_to_one(weights):
     survey = build_survey([question], [("A", 0, shares)])
     assert survey.answers["A"].shares.sum() == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(survey.answers["A"].distribution(0), shares, rtol=1e-5)
+
+
+# -- Surveys put together --------------------------------------------------------------------------
+
+
+def test_surveys_of_different_groups_become_one_and_share_their_questions():
+    one = build_survey([TEA, PETS], [("B", 0, [0.2, 0.3, 0.5]), ("B", 1, [0.25, 0.75])])
+    other = build_survey([PETS, MILK], [("C", 0, [1, 0]), ("A", 1, [0.5, 0.5]), ("A", 0, [0, 1])])
+    both = merged([one, other])
+    assert both.questions == (TEA, PETS, MILK)
+    assert list(both.answers) == ["A", "B", "C"]
+    told = {
+        (group, both.questions[position]): answers.distribution(index).tolist()
+        for group, answers in both.answers.items()
+        for index, position in enumerate(answers.questions.tolist())
+    }
+    assert told == {
+        ("A", MILK): [0.5, 0.5],
+        ("A", PETS): [0, 1],
+        ("B", TEA): pytest.approx([0.2, 0.3, 0.5]),
+        ("B", PETS): [0.25, 0.75],
+        ("C", PETS): [1, 0],
+    }
+
+
+def test_a_question_with_its_options_in_another_order_is_another_question():
+    turned = Question(PETS.text, PETS.options[::-1])
+    both = merged(
+        [build_survey([PETS], [("A", 0, [0.1, 0.9])]), build_survey([turned], [("B", 0, [1, 0])])]
+    )
+    assert both.questions == (PETS, turned)
+    assert both.questions[both.answers["B"].questions[0]].options == ("dogs", "cats")
+
+
+def test_a_group_in_two_surveys_is_an_error():
+    survey = build_survey([PETS], [("A", 0, [0.1, 0.9])])
+    with pytest.raises(SurveyError, match="Group 'A' comes from two places: expected one"):
+        merged([survey, survey])
