@@ -180,8 +180,8 @@ def _privacy(run: RunFiles, contexts: Sequence[str], prior: PopulationPrior | No
         names = ", ".join(map(_cell, contexts))
         lines.append(
             f"\n**This folder holds answers.** `contexts.jsonl` has the answered questions of "
-            f"{counted(len(contexts), 'group')} ({names}), so that the reward model can be used for "
-            f"them: whoever gets the folder can read them{covered}."
+            f"{counted(len(contexts), 'group')} ({names}), so that the reward model can be used "
+            f"for them: whoever gets the folder can read them{covered}."
         )
     else:
         lines.append(

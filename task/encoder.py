@@ -6,7 +6,7 @@ the encoder's fingerprint, and read by all clients of a machine from the same me
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,18 +17,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from task.config import HASHING, EncoderConfig
+from task.encoder_texts import texts_of
 from task.errors import EncoderError
 from task.paths import cache_directory
 from task.survey import Question
-
-# The instruction of Alpaca (Taori et al., 2023) around a multiple-choice question, as in the
-# paper (arXiv 2503.09925, section 4): instruction, question, all options, and the answer.
-ALPACA_PROMPT = (
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\nGiven the question and its options, choose the option you agree with most."
-    "\n\n### Input:\n{question}\nOptions: {options}\n\n### Response:\n{option}"
-)
 
 QUIET_TEXTS = 1000
 """So many texts are encoded without a progress bar."""
@@ -122,7 +114,7 @@ class TransformersEncoder:
                     digest.update(stream.read(1 << 20))
                     stream.seek(max(0, file.stat().st_size - (1 << 20)))
                     digest.update(stream.read(1 << 20))
-        texts = list(_texts([Question("question", ("option", "other"))], self.config.text_format))
+        texts = list(texts_of([Question("question", ("option", "other"))], self.config.text_format))
         settings = f"mean-pooling:{texts}:{self.config.max_length}:{self.config.dtype}"
         digest.update(settings.encode())
         return f"transformers-{digest.hexdigest()[:16]}"
@@ -133,7 +125,7 @@ class TransformersEncoder:
 
         tokenizer, model = self._loaded
         longest = tokenizer.model_max_length
-        given = list(_texts(questions, self.config.text_format))
+        given = list(texts_of(questions, self.config.text_format))
         texts = list(dict.fromkeys(given))  # comparisons name an option many times
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
         features = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
@@ -255,17 +247,6 @@ def encode_cached(questions: Sequence[Question], config: EncoderConfig) -> NDArr
                 partial.replace(file)
     features: NDArray[np.float32] = np.load(file, mmap_mode="r")
     return features
-
-
-def _texts(questions: Sequence[Question], text_format: str) -> Iterator[str]:
-    for question in questions:
-        for option in question.options:
-            if text_format == "alpaca":
-                yield ALPACA_PROMPT.format(
-                    question=question.text, options="; ".join(question.options), option=option
-                )
-            else:
-                yield f"{question.text} {option}"
 
 
 def _tokens(tokenizer: Any, texts: list[str], most: int) -> Any:
