@@ -3,6 +3,7 @@
 Suffixes: G groups, T options of all questions, Q questions, O options of a question.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,17 @@ class Prediction:
 
     logits: NDArray[np.floating]
     shares: NDArray[np.floating]
+
+    def log_odds(self, option: int) -> float:
+        """Return the log-odds of one option against all the others; a share of 0 counts as 1e-38.
+
+        Where it is the only option there is nothing to compare it with: its logit.
+        """
+        if len(self.logits) == 1:
+            return float(self.logits[0])
+        tiny = float(np.finfo(np.float32).tiny)
+        others = float(np.delete(self.shares, option).sum(dtype=np.float64))
+        return math.log(max(float(self.shares[option]), tiny)) - math.log(max(others, tiny))
 
 
 def predict_contexts(

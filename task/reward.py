@@ -7,7 +7,6 @@ logits are log-odds (Bradley and Terry 1952; Luce 1959).
 Suffixes: B responses, G groups, Q questions, O options of a question.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -284,19 +283,10 @@ class RewardModel:
         scores = np.empty((len(asked), len(contexts)), dtype=np.float32)
         for g, predictions in enumerate(self._predictions(contexts, questions)):
             for b, each in enumerate(asked):
-                predicted = predictions[place[each.question]]
-                alone = len(predicted.logits) == 1
-                scores[b, g] = predicted.logits[0] if alone else _log_odds(predicted, each.index)
+                scores[b, g] = predictions[place[each.question]].log_odds(each.index)
         return torch.from_numpy(scores)
 
     def _predictions(
         self, contexts: Sequence[Context], questions: Sequence[Question]
     ) -> list[list[Prediction]]:
         return predict_contexts(self.predictor, self.cache, contexts, questions)
-
-
-def _log_odds(predicted: Prediction, index: int) -> float:
-    """Return the log-odds of one option against all the others; a share of 0 counts as 1e-38."""
-    tiny = float(np.finfo(np.float32).tiny)
-    others = np.delete(predicted.shares, index).sum(dtype=np.float64)
-    return math.log(max(float(predicted.shares[index]), tiny)) - math.log(max(float(others), tiny))
