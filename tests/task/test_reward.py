@@ -9,7 +9,7 @@ from task.context_prediction import predict_contexts
 from task.errors import RewardError
 from task.predicting import predict_distributions
 from task.predictor import PreferencePredictor
-from task.reward import RewardModel, _log_odds
+from task.reward import RewardModel
 from task.survey import Question, Survey, build_survey
 from tests.task.reward_examples import (
     CAKE,
@@ -185,8 +185,8 @@ def test_a_share_near_one_keeps_its_log_odds() -> None:
     prediction = context_prediction.Prediction(
         np.zeros(2, np.float32), np.array([1.0, 1e-20], np.float32)
     )
-    assert _log_odds(prediction, 0) == pytest.approx(20 * math.log(10))
-    assert _log_odds(prediction, 1) == pytest.approx(-20 * math.log(10))
+    assert prediction.log_odds(0) == pytest.approx(20 * math.log(10))
+    assert prediction.log_odds(1) == pytest.approx(-20 * math.log(10))
 
 
 def test_nothing_to_score_gives_no_scores() -> None:
