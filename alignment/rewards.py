@@ -10,8 +10,9 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment.scoring import FLOOR, RewardFunction
-from task.conversation import Conversation, text_of
+from alignment.scoring import RewardFunction
+from task.comparisons import FLOOR
+from task.conversation import Conversation, text_of, text_or_empty
 from task.errors import ConfigError, RewardError
 from task.reward import RewardModel
 from task.reward_aggregation import Aggregation, make_aggregation
@@ -34,7 +35,7 @@ class _FreeTextReward(RewardFunction):
         columns: Mapping[str, Any],
     ) -> list[float | None]:
         asked = [text_of(prompt) for prompt in prompts]
-        given = [_text_or_empty(completion) for completion in completions]
+        given = [text_or_empty(completion) for completion in completions]
         others = self._others(asked, given, columns)
         scores: list[float | None] = [None] * len(given)
         rows = []
@@ -192,18 +193,6 @@ class PluralReward(_FreeTextReward):
         scores_BG = self.model.scores(prompts, responses, self.groups, against=against)
         scores: list[float] = self.aggregation(scores_BG.cpu().numpy(), self.groups).tolist()
         return scores
-
-
-def _text_or_empty(completion: Conversation) -> str:
-    """Return a completion as text; empty: it holds none, which `text_of` takes for an error."""
-    if isinstance(completion, str):
-        return text_of(completion)
-    contents = [message.get("content") for message in completion]
-    blank = all(
-        content is None or (isinstance(content, str) and not content.strip())
-        for content in contents
-    )
-    return "" if blank else text_of(completion)
 
 
 def _texts(reference: Any) -> list[str]:

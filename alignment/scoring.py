@@ -9,9 +9,6 @@ from typing import Any
 from task.conversation import Conversation
 from task.errors import RewardError
 
-FLOOR = -10.0
-"""Default score of a completion that cannot be scored; log-odds and log shares: 1 in 22,000."""
-
 LogMetric = Callable[[str, float], None]
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import log_expit
 
 from alignment.prompts import chosen_option
-from alignment.scoring import FLOOR, RewardFunction
+from alignment.scoring import RewardFunction
+from task.comparisons import FLOOR
 from task.conversation import Conversation
 from task.errors import RewardError
 from task.reward import RewardModel

@@ -28,9 +28,9 @@ from server_app.outbox import Outbox
 from server_app.population import TTL_SHARE
 from server_app.score_replies import ScoreRules
 from task import records
-from task.comparisons import Against
+from task.comparisons import FLOOR, Against
 from task.config import NODES, RunConfig, split_names
-from task.conversation import Conversation, text_of
+from task.conversation import Conversation, text_of, text_or_empty
 from task.errors import EncoderError, RewardError, suggest
 from task.features import load_features
 from task.predictor import PreferencePredictor
@@ -137,6 +137,9 @@ class FederatedReward:
     ) -> list[float]:
         """Return one aggregated score per completion: TRL's signature of a reward function.
 
+        A completion without text gets `FLOOR`: a policy may well stop at once, and its training
+        goes on.
+
         Args:
             prompts: texts or conversations.
             completions: a text or conversation for each.
@@ -146,12 +149,20 @@ class FederatedReward:
             RewardError: see `scores`.
             ConversationError: a prompt or completion is neither a text nor messages.
         """
-        scores_BG = self.scores(
-            [text_of(prompt) for prompt in prompts],
-            [text_of(completion) for completion in completions],
-            columns.get("against"),
-        )
-        return self.aggregate(scores_BG)
+        asked = [text_of(prompt) for prompt in prompts]
+        given = [text_or_empty(completion) for completion in completions]
+        rows = [row for row, text in enumerate(given) if text]
+        scores = [FLOOR] * len(given)
+        if rows:
+            against = columns.get("against")
+            scores_BG = self.scores(
+                [asked[row] for row in rows],
+                [given[row] for row in rows],
+                None if against is None else [against[row] for row in rows],
+            )
+            for row, score in zip(rows, self.aggregate(scores_BG), strict=True):
+                scores[row] = score
+        return scores
 
     def aggregate(self, scores_BG: Tensor) -> list[float]:
         """Return one score per response from those of the groups that answered in the last call."""

@@ -9,6 +9,9 @@ from task.survey import Question
 Against = Sequence[str] | Sequence[Sequence[str]]
 """For each response what it is compared with: a reference response, or the other options."""
 
+FLOOR = -10.0
+"""Score of a completion that cannot be scored; log-odds and log shares: 1 in 22,000."""
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -127,3 +127,15 @@ def _content(message: Mapping[str, Any]) -> str:
 def _shortened(value: Any, length: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= length else text[:length] + "..."
+
+
+def text_or_empty(completion: Conversation) -> str:
+    """Return a completion as text; empty: it holds none, which `text_of` takes for an error."""
+    if isinstance(completion, str):
+        return text_of(completion)
+    contents = [message.get("content") for message in completion]
+    blank = all(
+        content is None or (isinstance(content, str) and not content.strip())
+        for content in contents
+    )
+    return "" if blank else text_of(completion)

@@ -16,6 +16,7 @@ from server_app.nodes import connections as connecting
 from server_app.nodes.discovery import discover_clients
 from server_app.scoring import FederatedReward
 from task import contexts, records
+from task.comparisons import FLOOR
 from task.config import RunConfig
 from task.encoder import saved_settings
 from task.errors import (
@@ -203,6 +204,16 @@ def test_it_is_a_reward_function_as_trl_calls_it(rule: str) -> None:
         against=AGAINST,
     )
     np.testing.assert_allclose(said, told, atol=1e-5)
+
+
+def test_a_completion_without_text_gets_the_floor_and_the_others_their_scores() -> None:
+    config = tiny_config()
+    reward = reward_over(InProcessGrid(config), config)
+    told = reward(PROMPTS, RESPONSES, against=AGAINST)
+    some = reward(PROMPTS, ["", *RESPONSES[1:]], against=AGAINST)
+    assert some == [FLOOR, *told[1:]]
+    blank = [[{"role": "assistant", "content": " "}]] * len(PROMPTS)
+    assert reward(PROMPTS, blank) == [FLOOR] * len(PROMPTS)
 
 
 # -- groups that do not answer as they should ------------------------------------------------------
