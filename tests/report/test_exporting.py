@@ -68,10 +68,7 @@ def groups_of(run: Path, role: str) -> list[str]:
 def test_contexts_are_the_seeded_draw_of_the_groups_that_are_named(
     finished_run: Path, tmp_path: Path
 ) -> None:
-    (held_out, _), (train, *_) = (
-        groups_of(finished_run, "held-out"),
-        groups_of(finished_run, "train"),
-    )
+    held_out, train = (groups_of(finished_run, role)[0] for role in ("held-out", "train"))
     folder = exported(finished_run, tmp_path / "model", groups=[held_out, train, train])
     expected = drawn(finished_run, held_out) | drawn(finished_run, train)
     told = answers_in(folder)
