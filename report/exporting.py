@@ -50,7 +50,7 @@ def export_reward_model(
 
     Raises:
         RunDirectoryError: this is no run directory, or it has no such predictor.
-        RewardError: a group is unknown.
+        RewardError: a group is unknown, or has fewer questions than `num_context`.
         SurveyError: a file cannot be read, or a group comes twice.
         EncoderError: the encoder is to be copied and is not here.
     """
@@ -96,6 +96,11 @@ def _contexts_of_run(config: RunConfig, groups: Sequence[str], num_context: int)
     answers = {}
     for group in chosen:
         split = evaluation_splits(load_group(config, group), evaluation, config.run.seed)[0]
+        if len(split.context) < evaluation.num_context:
+            raise RewardError(
+                f"--num-context {evaluation.num_context}: group {group!r} has {len(split.context)} "
+                "questions to draw from. Ask for fewer."
+            )
         answers[group] = _some(survey.answers[group], np.sort(split.context))
     return replace(survey, answers=answers, dropped={})
 

@@ -174,9 +174,7 @@ def _privacy(run: RunFiles, contexts: Sequence[str], prior: PopulationPrior | No
     if contexts:
         covered = ", and no epsilon covers them" if guarantee else ""
         if guarantee and unit_of(run.settings) == "member":
-            covered = (
-                ", and the epsilon covers only those that were drawn from the run's own survey"
-            )
+            covered = ", and the epsilon covers only those drawn from the run's own survey"
         names = ", ".join(map(_cell, contexts))
         lines.append(
             f"\n**This folder holds answers.** `contexts.jsonl` has the answered questions of "
