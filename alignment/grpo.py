@@ -33,7 +33,7 @@ class Training:
     """What training a policy took.
 
     Attributes:
-        step_seconds: of all steps.
+        step_seconds: of all steps, and of what the reward function did before the first.
         generation_seconds: of them, spent in the policy's `generate`.
         reward_seconds: of them, spent in the reward function.
         completions: answers generated and scored.
@@ -77,7 +77,8 @@ def train_grpo(
     Args:
         policy: the base model, its own reference.
         questions: the prompts.
-        reward: scores answers; see `alignment.survey_reward.SurveyReward`.
+        reward: scores answers; see `alignment.survey_reward.SurveyReward`. Of this training alone,
+            so that the seconds it took are this training's.
         settings: of the training.
         seed: of the order of questions, the sampled answers and the adapter.
         directory: the trainer's folder; nothing is saved there.
@@ -137,14 +138,14 @@ def train_grpo(
     trainer.add_callback(clock)
     generate, generation_seconds = _timed(trainer.model.generate)
     trainer.model.generate = generate
-    before, completions = reward.seconds, reward.num_completions
+    prepared, completions = reward.seconds, reward.num_completions
     trainer.train()
     del trainer.model.generate  # the class's own again
     history = [entry for entry in trainer.state.log_history if "reward" in entry]
     training = Training(
-        step_seconds=clock.seconds,
+        step_seconds=prepared + clock.seconds,
         generation_seconds=sum(generation_seconds),
-        reward_seconds=reward.seconds - before,
+        reward_seconds=reward.seconds,
         completions=reward.num_completions - completions,
         reward=[entry["reward"] for entry in history],
         kl=[entry["kl"] for entry in history],

@@ -136,6 +136,7 @@ def make_tokenizer(questions: Sequence[Question], vocabulary: int) -> PreTrained
         pad_token=PAD,
         eos_token=END,
         padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
         model_max_length=POSITIONS,
     )
     return made

@@ -2,6 +2,10 @@
 
 The answer is a single token, the option's letter, so that a language model's answer distribution is
 exact: its next-token probabilities after the prompt.
+
+A letter follows its option, where a causal model has read the option already: what the letter's
+token stands for is known there, and answering is to choose among these tokens. With letters before
+the options a small model made from a config does not learn which letter stands for what.
 """
 
 import re
@@ -18,7 +22,7 @@ _LABEL = re.compile(r"\(?([A-Z])\)?[.):]?(?:\s+(.*))?", re.DOTALL)
 def prompt_of(question: Question) -> str:
     """Return a question as a prompt, which ends where the answer's letter follows."""
     lines = [
-        f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)
+        f"{option}: {letter}" for letter, option in zip(LETTERS, question.options, strict=False)
     ]
     return "\n".join([f"Question: {question.text}", *lines, "Answer:"])
 

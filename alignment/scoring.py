@@ -20,7 +20,7 @@ class RewardFunction(ABC):
         floor: score of a completion that cannot be scored, and the lowest of any other.
 
     Attributes:
-        seconds: spent in the function so far.
+        seconds: spent in the function so far, preparations included.
         num_completions: completions so far.
         num_floored: of these, those that could not be scored.
     """

@@ -79,8 +79,9 @@ class SurveyReward(RewardFunction):
 
     def prepare(self, questions: Sequence[Question]) -> None:
         """Predict these questions for all groups now, instead of when they are first answered."""
-        for group in self.groups or ():
-            self._predict(questions, group)
+        with self._timed():
+            for group in self.groups or ():
+                self._predict(questions, group)
 
     def shares(self, question: Question, group: str) -> Shares:
         """Return (O,) the shares of a group that would give each answer."""

@@ -173,7 +173,8 @@ def free_text_throughput(config: AlignConfig, arguments: argparse.Namespace) -> 
         started = time.perf_counter()
         with torch.inference_mode():
             tokens = policy.model.generate(
-                **inputs,
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
                 do_sample=True,
                 min_new_tokens=arguments.free_text_tokens,
                 max_new_tokens=arguments.free_text_tokens,

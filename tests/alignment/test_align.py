@@ -27,7 +27,7 @@ SETTINGS = (
     "policy.width=16",
     "policy.heads=2",
     "policy.vocabulary=400",
-    "policy.warm-up-steps=40",
+    "policy.warm-up-steps=60",
     "policy.warm-up-batch=8",
     "policy.warm-up-learning-rate=0.01",
     "train.steps=2",
@@ -69,11 +69,11 @@ def test_a_policy_is_aligned_to_each_target(align, tmp_path):
     assert outcome.status == 0, outcome.err
     metrics = read(tmp_path)
     assert list(metrics["targets"]) == ["group:Northern students", "adaptive-alpha"]
-    assert metrics["questions"] == {"train": 21, "held_out": 9, "skipped": 0}
+    assert metrics["questions"] == {"train": 20, "held_out": 9, "skipped": 0}
     for scores in (metrics["uniform"], metrics["base"], metrics["predicted"]):
         assert set(scores["groups"]) == set(GROUPS)
     # The warm-up has made a model that knows nobody.
-    assert metrics["base"]["outside"] < 0.2
+    assert metrics["base"]["outside"] < 0.25
     for group in GROUPS:
         assert metrics["base"]["groups"][group] == pytest.approx(
             metrics["uniform"]["groups"][group], abs=0.05

@@ -39,11 +39,11 @@ def test_answers_are_the_probabilities_of_the_letters(policy):
     """Whatever the padding: against one prompt at a time, without any."""
     found = Answering.of(policy, [TEA, LONG, TEA], batch=2)
     for index, prompt, letters in (
-        (0, "Question: Tea?\nA. Yes\nB. No\nAnswer:", [" A", " B"]),
+        (0, "Question: Tea?\nYes: A\nNo: B\nAnswer:", [" A", " B"]),
         (
             1,
-            "Question: Which drink do you like best of all?\nA. Tea\nB. Coffee\nC. Water\n"
-            "D. None\nAnswer:",
+            "Question: Which drink do you like best of all?\nTea: A\nCoffee: B\nWater: C\n"
+            "None: D\nAnswer:",
             [" A", " B", " C", " D"],
         ),
     ):

@@ -8,7 +8,7 @@ OPTIONS = ("Tea", "Coffee", "A", "None of these.")
 
 def test_a_prompt_lists_lettered_options():
     question = Question("Best drink?", ("Tea", "Coffee"))
-    assert prompt_of(question) == "Question: Best drink?\nA. Tea\nB. Coffee\nAnswer:"
+    assert prompt_of(question) == "Question: Best drink?\nTea: A\nCoffee: B\nAnswer:"
     assert answers_of(question) == [" A", " B"]
 
 

@@ -92,6 +92,7 @@ def test_answers_are_predicted_once(model, monkeypatch):
     )
     reward = SurveyReward(model, ["Japan", "Kenya"])
     reward.prepare([QUESTION, OTHER])
+    assert reward.seconds > 0  # predicting is part of what the reward costs
     for _ in range(2):
         reward(["?"] * 3, ["A", "B", "A"], **columns(QUESTION, QUESTION, OTHER))
     assert calls == [([QUESTION, OTHER], "Japan"), ([QUESTION, OTHER], "Kenya")]
