@@ -53,6 +53,7 @@ def _with_contexts(
     survey: Survey,
     split: QuestionSplit,
 ) -> RewardModel:
+    model.cache.preload(survey.questions)
     missing = [group for group in groups if group not in model.groups]
     size, seed = config.reward.num_context, config.align.seed
     return model.with_contexts(

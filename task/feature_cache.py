@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from task.config import EncoderConfig
-from task.encoder import make_encoder
+from task.encoder import encode_cached, make_encoder
 from task.survey import Question
 
 MOST_TEXTS = 100_000
@@ -30,6 +30,7 @@ class FeatureCache:
     """
 
     def __init__(self, config: EncoderConfig, most_texts: int = MOST_TEXTS) -> None:
+        self.config = config
         self.encoder = make_encoder(config)
         self._all_options_matter = config.text_format == "alpaca"
         self._most = most_texts
@@ -59,6 +60,19 @@ class FeatureCache:
             self._known.popitem(last=False)
         return np.concatenate(rows)
 
+    def preload(self, questions: Sequence[Question]) -> None:
+        """Take over the features of a survey's questions that this machine keeps on disk.
+
+        What is not there yet is computed and kept there; see `task.encoder.encode_cached`.
+
+        Raises:
+            EncoderError: see `features`.
+        """
+        self._keep(
+            [part for question in questions for part in self._parts(question)],
+            encode_cached(questions, self.config),
+        )
+
     def _parts(self, question: Question) -> list[Question]:
         """Return what is encoded by itself: an option alone, or a question whose text lists all."""
         if self._all_options_matter:
@@ -68,11 +82,7 @@ class FeatureCache:
     def _encode(self, missing: Sequence[Question]) -> None:
         before = self.encoder.num_truncated
         encoded = self.encoder.encode(missing)
-        start = 0
-        for part in missing:
-            end = start + len(part.options)
-            self._known[part] = encoded[start:end].copy()
-            start = end
+        self._keep(missing, encoded)
         if cut := self.encoder.num_truncated - before:
             warnings.warn(
                 f"{cut} of {len(encoded)} texts are longer than the encoder takes and were cut at "
@@ -80,3 +90,10 @@ class FeatureCache:
                 TruncationWarning,
                 stacklevel=4,
             )
+
+    def _keep(self, parts: Sequence[Question], features: NDArray[np.float32]) -> None:
+        start = 0
+        for part in parts:
+            end = start + len(part.options)
+            self._known[part] = features[start:end].copy()
+            start = end

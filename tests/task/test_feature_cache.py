@@ -53,6 +53,17 @@ def test_every_text_is_encoded_once(encoded):
     assert encoded == dict.fromkeys([*texts, ("Tea?", "never")], 1)
 
 
+def test_a_surveys_features_are_taken_from_disk(encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLURALLLM_CACHE", str(tmp_path))
+    for _ in range(2):  # the second time they are there already
+        cache = FeatureCache(ENCODER)
+        cache.preload(QUESTIONS)
+        expected = HashingEncoder(ENCODER).encode(QUESTIONS[::-1])
+        encoded.clear()
+        np.testing.assert_array_equal(cache.features(QUESTIONS[::-1]), expected)
+        assert not encoded
+
+
 def test_a_reward_model_encodes_every_text_once(encoded):
     reward = make_reward()
     prompts, responses = ["Tea?", "Tea?", "Jam?"], ["yes", "a cup", "a cup"]
