@@ -85,6 +85,7 @@ def figures(
 ) -> dict[str, Any]:
     """Return how aligned answers score."""
     config, questions = setting.config, setting.split.held_out
+    reward.prepare(questions)  # all at once: one by one each would be a forward pass
     rewards = [reward.of_options(question) for question in questions]
     best = optimum(setting.base, rewards, config.train.beta)
     judging = _judging_shares(setting)

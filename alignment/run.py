@@ -141,6 +141,7 @@ def _align(setting: Setting, target: Target, tell: Callable[[str], None]) -> dic
         on_train = Answering.of(policy, setting.split.train, batch)
         if isinstance(reward.aggregation, AdaptiveAlpha):
             _settle(reward, setting, on_train)
+        reward.prepare(setting.split.held_out)
         answers, on_train = (
             best_of_n(
                 given,

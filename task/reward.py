@@ -62,9 +62,7 @@ class RewardModel:
         self.predictor = predictor.to(chosen).eval()
         self.cache = cache or FeatureCache(encoder or encoder_of(predictor))
         self.roles = dict(roles or {})
-        self._contexts = {
-            group: self.context_of(given, group) for group, given in (contexts or {}).items()
-        }
+        self._contexts = dict(contexts or {})  # encoded when they are first asked for
 
     @classmethod
     def load(
@@ -112,9 +110,7 @@ class RewardModel:
     def with_contexts(self, contexts: Mapping[str, Survey | Context]) -> "RewardModel":
         """Return a model of the same predictor and encoder that knows more groups."""
         other = copy(self)
-        other._contexts = self._contexts | {
-            group: self.context_of(given, group) for group, given in contexts.items()
-        }
+        other._contexts = self._contexts | dict(contexts)
         return other
 
     def context_of(self, given: Survey | Context, group: str = "") -> Context:
@@ -259,7 +255,8 @@ class RewardModel:
             RewardError: there is none.
         """
         if group in self._contexts:
-            return self._contexts[group]
+            context = self._contexts[group] = self.context_of(self._contexts[group], group)
+            return context
         if role := self.roles.get(group):
             was = "was held out of" if role == "held-out" else "took part in"
             raise RewardError(
