@@ -8,10 +8,11 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from alignment.config import GrpoSettings, PolicySettings
 from alignment.evaluation import Answering, optimum
 from alignment.grpo import train_grpo
-from alignment.policy import Policy, letter_tokens, warm_up
+from alignment.policy import Policy, letter_tokens
 from alignment.rewards import GroupReward, PluralReward
 from alignment.scoring import RewardFunction
 from alignment.survey_reward import SurveyReward
+from alignment.warm_up import warm_up
 from task.survey import Question
 from tests.alignment.examples import make_policy, make_reward_model, make_tokenizer
 
