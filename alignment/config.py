@@ -162,7 +162,7 @@ class PolicySettings:
 class GrpoSettings:
     """`train.*`: GRPO."""
 
-    steps: int = setting(100, "Optimizer steps for each target.")
+    steps: int = setting(200, "Optimizer steps for each target.")
     prompts: int = setting(32, "Questions in a step.")
     generations: int = setting(4, "Answers sampled for each of them.")
     sequences_per_pass: int = setting(
