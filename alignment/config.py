@@ -68,7 +68,7 @@ class RewardSettings:
         "reward model holds no context of it; never held-out questions.",
     )
     floor: float = setting(
-        -10.0, "Log share of an answer that names no option, and the lowest of any answer."
+        -5.0, "Log share of an answer that names no option, and the lowest of any answer."
     )
     alpha_temperature: float = setting(0.1, "`adaptive-alpha`: temperature of the weights.")
     alpha_decay: float = setting(0.9, "`adaptive-alpha`: kept of the average in each step.")
@@ -92,6 +92,9 @@ class QuestionSettings:
     survey_seed: int = setting(
         0, "`run.seed` of the run that trained the reward: a `synthetic` survey follows from it."
     )
+    most_characters: int = setting(
+        0, "Leave out questions whose prompt is longer than this; long prompts take time. 0: none."
+    )
     most_train: int = setting(0, "Most training questions. 0: all.")
     most_held_out: int = setting(0, "Most held-out questions that are evaluated. 0: all.")
 
@@ -102,7 +105,7 @@ class QuestionSettings:
             self.held_out_fraction,
             "a number between 0 and 1, both excluded",
         )
-        for name in ("most_train", "most_held_out"):
+        for name in ("most_characters", "most_train", "most_held_out"):
             value = getattr(self, name)
             require(value >= 0, f"questions.{_dashed(name)}", value, "an integer >= 0")
 
@@ -121,7 +124,7 @@ class PolicySettings:
         2048, "Made model: tokens of its byte-pair tokenizer, learnt from the training questions."
     )
     warm_up_steps: int = setting(
-        100,
+        600,
         "Made model: supervised steps on the training questions after which it answers with a "
         "uniformly random option's letter: the base model, which knows nobody.",
     )
@@ -159,9 +162,9 @@ class PolicySettings:
 class GrpoSettings:
     """`train.*`: GRPO."""
 
-    steps: int = setting(100, "Optimizer steps for each target.")
-    prompts: int = setting(16, "Questions in a step.")
-    generations: int = setting(8, "Answers sampled for each of them.")
+    steps: int = setting(200, "Optimizer steps for each target.")
+    prompts: int = setting(32, "Questions in a step.")
+    generations: int = setting(4, "Answers sampled for each of them.")
     sequences_per_pass: int = setting(
         0, "Answers in one forward and backward pass, to save memory. 0: all of a step."
     )

@@ -22,7 +22,7 @@ from transformers import (
 from alignment.config import PolicySettings
 from alignment.prompts import LETTERS, prompt_of
 from task.errors import AlignmentError
-from task.seeding import derive_seed, generator
+from task.seeding import derive_seed
 from task.survey import Question
 
 PAD, END = "<pad>", "<end>"
@@ -59,16 +59,16 @@ class Policy:
             batch: questions per forward pass.
         """
         self.model.eval()
+        prompts = [prompt_of(question) for question in questions]
         found = [
-            next_token_logits(self, questions[start : start + batch]).log_softmax(-1).cpu()
-            for start in range(0, len(questions), batch)
+            next_token_logits(self, prompts[start : start + batch]).log_softmax(-1).cpu()
+            for start in range(0, len(prompts), batch)
         ]
         return torch.cat(found)
 
 
-def next_token_logits(policy: Policy, questions: Sequence[Question]) -> Tensor:
-    """Return (B, V) float32 logits of the token after each question's prompt."""
-    prompts = [prompt_of(question) for question in questions]
+def next_token_logits(policy: Policy, prompts: list[str]) -> Tensor:
+    """Return (B, V) float32 logits of the token after each prompt."""
     inputs = policy.tokenizer(prompts, padding=True, return_tensors="pt").to(policy.device)
     mask_BL = inputs["attention_mask"]
     logits_BLV = policy.model(
@@ -82,12 +82,12 @@ def next_token_logits(policy: Policy, questions: Sequence[Question]) -> Tensor:
 
 
 def make_policy(settings: PolicySettings, questions: Sequence[Question], seed: int) -> Policy:
-    """Make a Llama from the settings, with random parameters, and warm it up.
+    """Make a Llama from the settings, with random float32 parameters.
 
     Args:
-        settings: sizes and warm-up.
-        questions: from whose texts the tokenizer is learnt, and which the warm-up asks.
-        seed: of the parameters and of the order of questions.
+        settings: its sizes.
+        questions: from whose texts the tokenizer is learnt.
+        seed: of the parameters.
     """
     tokenizer = make_tokenizer(questions, settings.vocabulary)
     with torch.random.fork_rng():
@@ -109,8 +109,6 @@ def make_policy(settings: PolicySettings, questions: Sequence[Question], seed: i
         model.to(device_of(settings)), tokenizer, letter_tokens(tokenizer, "the made tokenizer")
     )
     require_room(policy, questions)
-    warm_up(policy, questions, settings, seed)
-    policy.model.to(getattr(torch, settings.dtype))
     return policy
 
 
@@ -206,39 +204,6 @@ def require_room(policy: Policy, questions: Sequence[Question]) -> None:
             f"The question {text[:80]!r} is a prompt of {longest} tokens, and the policy takes "
             f"{most - 1}. Leave it out of the survey, or use a policy with a longer context."
         )
-
-
-def warm_up(
-    policy: Policy, questions: Sequence[Question], settings: PolicySettings, seed: int
-) -> None:
-    """Teach a model to answer with a uniformly random letter of the question's options.
-
-    Minimises the cross-entropy of the next token against the uniform distribution over the letters,
-    which is that of letters drawn at random, without their noise.
-    """
-    if settings.warm_up_steps == 0:
-        return
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=settings.warm_up_learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.warm_up_steps)
-    random = generator(seed, "warm-up")
-    letters_A = policy.letters_A.to(policy.device)
-    policy.model.train()
-    for _ in range(settings.warm_up_steps):
-        drawn = random.integers(0, len(questions), settings.warm_up_batch)
-        asked = [questions[index] for index in drawn]
-        with torch.autocast(policy.device.type, torch.bfloat16, settings.dtype == "bfloat16"):
-            logits_BV = next_token_logits(policy, asked)
-        log_p_BV = logits_BV.log_softmax(-1)
-        loss = -torch.stack(
-            [
-                log_p_V[letters_A[: len(question.options)]].mean()
-                for question, log_p_V in zip(asked, log_p_BV, strict=True)
-            ]
-        ).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
 
 
 def device_of(settings: PolicySettings) -> torch.device:

@@ -10,6 +10,7 @@ the options a small model made from a config does not learn which letter stands 
 
 import re
 import string
+from collections.abc import Sequence
 
 from task.survey import Question
 
@@ -21,10 +22,17 @@ _LABEL = re.compile(r"\(?([A-Z])\)?[.):]?(?:\s+(.*))?", re.DOTALL)
 
 def prompt_of(question: Question) -> str:
     """Return a question as a prompt, which ends where the answer's letter follows."""
-    lines = [
-        f"{option}: {letter}" for letter, option in zip(LETTERS, question.options, strict=False)
-    ]
-    return "\n".join([f"Question: {question.text}", *lines, "Answer:"])
+    return _prompt(f"Question: {question.text}", question.options)
+
+
+def exercise_of(question: Question) -> str:
+    """Return a question to a made-up person, by which a made model learns to read options."""
+    return _prompt(f"A made-up person. Question: {question.text}", question.options)
+
+
+def _prompt(first: str, options: Sequence[str]) -> str:
+    lines = [f"{option}: {letter}" for letter, option in zip(LETTERS, options, strict=False)]
+    return "\n".join([first, *lines, "Answer:"])
 
 
 def answers_of(question: Question) -> list[str]:

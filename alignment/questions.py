@@ -1,5 +1,6 @@
 """The questions that train a policy, those that are held out, and what the groups answered."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.config import QuestionSettings
-from alignment.prompts import LETTERS
+from alignment.prompts import LETTERS, prompt_of
 from task.errors import SurveyError
 from task.seeding import generator
 from task.survey import Answers, Question, Survey
@@ -22,7 +23,7 @@ class QuestionSplit:
     Attributes:
         train: they become prompts.
         held_out: they are evaluated, and are never part of a prompt or a context.
-        skipped: how many have more options than there are letters.
+        skipped: how many have more options than there are letters, or are too long.
     """
 
     train: tuple[Question, ...]
@@ -40,11 +41,17 @@ class QuestionSplit:
             {int(position) for answers in survey.answers.values() for position in answers.questions}
         )
         questions = [survey.questions[position] for position in answered]
-        usable = [q for q in dict.fromkeys(questions) if len(q.options) <= len(LETTERS)]
+        longest = settings.most_characters or math.inf
+        usable = [
+            question
+            for question in dict.fromkeys(questions)
+            if len(question.options) <= len(LETTERS) and len(prompt_of(question)) <= longest
+        ]
         if len(usable) < 2:
             raise SurveyError(
-                f"The survey has {len(usable)} questions with at most {len(LETTERS)} options: "
-                "expected at least two, to train on one and hold the other out."
+                f"The survey has {len(usable)} questions with at most {len(LETTERS)} options and "
+                f"questions.most-characters = {settings.most_characters}: expected at least two, "
+                "to train on one and hold the other out."
             )
         usable.sort(key=lambda question: question.key)  # in whatever order a file has them
         order = generator(seed, "alignment questions").permutation(len(usable))

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alignment.config import AlignConfig
 from alignment.evaluation import Answering, best_of_n
 from alignment.extra import require_trl
@@ -19,6 +21,7 @@ from alignment.questions import QuestionSplit, answering
 from alignment.reward_model import load_rewards
 from alignment.survey_reward import SurveyReward
 from alignment.targets import Target, parse_targets
+from alignment.warm_up import warm_up
 from task.config import RunConfig, RunSettings, split_names
 from task.errors import RunDirectoryError, SurveyError
 from task.files import write_whole
@@ -107,7 +110,9 @@ def _base_policy(
     else:
         source = str(folder / "base")
         policy = make_policy(config.policy, split.train, config.align.seed)
-        require_room(policy, split.held_out)
+        require_room(policy, [*split.train, *split.held_out])
+        warm_up(policy, split.train, config.policy, config.align.seed)
+        policy.model.to(getattr(torch, config.policy.dtype))
         policy.model.save_pretrained(source)
         policy.tokenizer.save_pretrained(source)
     return policy, source, time.perf_counter() - started

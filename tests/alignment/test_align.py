@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import tomllib
 
 import numpy as np
 import pytest
@@ -76,7 +75,7 @@ def test_a_policy_is_aligned_to_each_target(align, tmp_path):
     assert metrics["base"]["outside"] < 0.25
     for group in GROUPS:
         assert metrics["base"]["groups"][group] == pytest.approx(
-            metrics["uniform"]["groups"][group], abs=0.05
+            metrics["uniform"]["groups"][group], abs=0.1
         )
     for entry in metrics["targets"].values():
         assert entry["training"]["completions"] == 2 * 4 * 2
@@ -90,8 +89,8 @@ def test_a_policy_is_aligned_to_each_target(align, tmp_path):
         PeftModel.from_pretrained(base, tmp_path / "out" / entry["folder"])
     assert set(metrics["targets"]["adaptive-alpha"]["weights"]) == set(GROUPS)
     assert "group:Northern students" in outcome.out and "predicted for each group" in outcome.out
-    saved = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
-    assert AlignConfig.from_flat(saved).to_flat() == metrics["settings"]
+    saved = AlignConfig.parse([str(tmp_path / "out" / "config.toml")])
+    assert saved.to_flat() == metrics["settings"]
 
 
 def test_best_of_n_needs_no_training(align, tmp_path):

@@ -8,10 +8,11 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from alignment.config import GrpoSettings, PolicySettings
 from alignment.evaluation import Answering, optimum
 from alignment.grpo import train_grpo
-from alignment.policy import Policy, letter_tokens, warm_up
+from alignment.policy import Policy, letter_tokens
 from alignment.rewards import GroupReward, PluralReward
 from alignment.scoring import RewardFunction
 from alignment.survey_reward import SurveyReward
+from alignment.warm_up import warm_up
 from task.survey import Question
 from tests.alignment.examples import make_policy, make_reward_model, make_tokenizer
 
@@ -87,24 +88,25 @@ def test_with_log_shares_and_a_uniform_reference_the_policy_becomes_the_group(tm
     """With two answers to a question, so that an own share in their mean would show."""
     tokenizer = make_tokenizer()
     policy = Policy(make_policy(tokenizer), tokenizer, letter_tokens(tokenizer, "here"))
-    uniform = PolicySettings(warm_up_steps=60, warm_up_learning_rate=0.03, warm_up_batch=1)
+    uniform = PolicySettings(warm_up_steps=150, warm_up_learning_rate=0.02, warm_up_batch=1)
     warm_up(policy, [QUESTION], uniform, seed=0)
     base = Answering.of(policy, [QUESTION], 1)
     assert base.outside[0] < 0.02
     group = np.array([0.7, 0.2, 0.1])
     rewards = np.log(group)
+    expected = optimum(base, [rewards], beta=1.0).shares[0]
+    np.testing.assert_allclose(expected, group, atol=0.05)  # the base is about uniform
     reward = TableReward(dict(zip("ABC", rewards, strict=True)))
-    settings = GrpoSettings(steps=40, prompts=100, generations=2, learning_rate=0.01, lora_rank=0)
+    settings = GrpoSettings(steps=60, prompts=100, generations=2, learning_rate=0.005, lora_rank=0)
     lines = []
     trained, training = train_grpo(
         policy, [QUESTION], reward, settings, seed=0, directory=tmp_path, tell=lines.append
     )
     found = Answering.of(trained, [QUESTION], 1)
-    print(found.shares, base.shares, found.outside)
-    np.testing.assert_allclose(found.shares[0], group, atol=0.05)
+    np.testing.assert_allclose(found.shares[0], expected, atol=0.06)
     # If TRL's beta were not corrected for two answers, this would be the optimum.
     assert abs(optimum(base, [rewards], beta=2.0).shares[0] - group).max() > 0.15
-    assert len(lines) == 4 and lines[-1].startswith("  step 40: reward ")
-    assert training.completions == 40 * 200
+    assert len(lines) == 4 and lines[-1].startswith("  step 60: reward ")
+    assert training.completions == 60 * 200
     assert 0 < training.reward_seconds < training.step_seconds
     assert 0 < training.generation_seconds < training.step_seconds

@@ -4,7 +4,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alignment.config import PolicySettings
-from alignment.evaluation import Answering
 from alignment.policy import (
     letter_tokens,
     load_policy,
@@ -22,16 +21,7 @@ QUESTIONS = [
     for thing in ("tea", "rice", "snow", "rain", "jazz", "chess")
     for options in (("Yes", "No"), ("Yes", "No", "Maybe"), ("A lot", "Some", "Little", "Not"))
 ]
-SMALL = PolicySettings(
-    layers=1,
-    width=32,
-    heads=2,
-    vocabulary=400,
-    warm_up_steps=120,
-    warm_up_batch=16,
-    warm_up_learning_rate=0.01,
-    device="cpu",
-)
+SMALL = PolicySettings(layers=1, width=16, heads=2, vocabulary=400, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +29,8 @@ def policy():
     return make_policy(SMALL, QUESTIONS, seed=0)
 
 
-def test_the_base_model_answers_uniformly_at_random(policy):
-    unseen = [Question("Do you like tea?", ("No", "Yes")), *QUESTIONS[:3]]
-    answers = Answering.of(policy, unseen, batch=8)
-    for question, shares in zip(unseen, answers.shares, strict=True):
-        assert shares == pytest.approx(
-            [1 / len(question.options)] * len(question.options), abs=0.08
-        )
-    assert answers.outside.max() < 0.1
-
-
 def test_the_seed_decides_the_model():
-    cold = PolicySettings(layers=1, width=16, heads=2, vocabulary=400, warm_up_steps=2)
-    one, same, other = (make_policy(cold, QUESTIONS, seed) for seed in (0, 0, 1))
+    one, same, other = (make_policy(SMALL, QUESTIONS, seed) for seed in (0, 0, 1))
     weights = [p.model.lm_head.weight for p in (one, same, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from alignment.config import QuestionSettings
+from alignment.prompts import prompt_of
 from alignment.questions import (
     QuestionSplit,
     answering,
@@ -41,6 +42,9 @@ def test_fewer_questions_can_be_asked_for_and_long_ones_are_left_out():
     split = QuestionSplit.of(survey, settings, seed=0)
     assert (len(split.train), len(split.held_out), split.skipped) == (3, 2, 1)
     assert long not in {*split.train, *split.held_out}
+    shorter = QuestionSettings(held_out_fraction=0.5, most_characters=len(prompt_of(short[0])) - 1)
+    with pytest.raises(SurveyError, match="most-characters = 3"):
+        QuestionSplit.of(survey, shorter, seed=0)
     alone = build_survey([long], [("A", 0, np.full(27, 1 / 27))])
     with pytest.raises(SurveyError, match="has 0 questions with at most 26 options"):
         QuestionSplit.of(alone, settings, seed=0)
