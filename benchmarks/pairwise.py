@@ -43,6 +43,7 @@ from task.saved_predictor import load_predictor
 from task.sources import load_survey
 from task.statistics import paired_interval, student_interval
 from task.survey import Survey
+from task.temperature import fit_temperature
 
 PATHS = ("data.path", "encoder.name", "encoder.cache-directory", "run.directory")
 PAIRS = {
@@ -101,11 +102,13 @@ def measure(planned: Planned) -> dict[str, Any]:
         "bt-mlp-context": partial(MlpProbe, config.predictor, sums, planned.seed),
     }
     federated = predict_with(predictor)
+    temperature = fit_temperature(predictor, train, config.evaluation, config.run.seed)
     predictions: dict[str, Predict] = {FEDERATED: federated}
     rates = {}
     for name, make in heads.items():
         rates[name], head = best_head(make, train, config)
         predictions[name] = predict_with(head)
+    predictions["federated, calibrated"] = partial(tempered, federated, temperature)
     predictions["federated, no context"] = lambda data, split: federated(
         data, Split(split.context[:0], split.target)
     )
@@ -139,6 +142,7 @@ def measure(planned: Planned) -> dict[str, Any]:
             for role, those in (("train", train), ("held_out", held_out))
         },
         "learning_rates": rates,
+        "temperature": temperature,
         "groups": groups_scores,
         "reliability": {name: np.round(table, 1).tolist() for name, table in bins.items()},
     }
@@ -186,6 +190,14 @@ def _encode_once(config: RunConfig, survey: Survey) -> None:
     cache = FeatureCache(config.encoder)
     cache.preload(survey.questions)
     type(cache.encoder).encode = lambda _, questions: cache.features(questions)  # type: ignore[method-assign,assignment,misc]
+
+
+def tempered(
+    predict: Predict, temperature: float, data: GroupData, split: Split
+) -> NDArray[np.floating]:
+    """Return distributions as they are when logits are divided by a temperature."""
+    scaled_QO = predict(data, split) ** (1 / temperature)
+    return np.asarray(scaled_QO / scaled_QO.sum(1, keepdims=True))
 
 
 def best_head(

@@ -35,6 +35,13 @@ def export(
         ),
     ] = 0,
     which: Annotated[str, typer.Option(help="Predictor of the run: best or final.")] = "best",
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            help="Fit a temperature to the training groups' held-back questions: how sure scores "
+            "are, not what they prefer. Needs the run's survey here."
+        ),
+    ] = False,
     with_encoder: Annotated[
         bool, typer.Option(help="Also copy the encoder's own files into the folder.")
     ] = False,
@@ -59,6 +66,7 @@ def export(
             groups=context or [],
             files=context_file or [],
             num_context=num_context,
+            calibrate=calibrate,
             with_encoder=with_encoder,
         )
         if to.exists():

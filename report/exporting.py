@@ -16,10 +16,11 @@ from task.evaluation import evaluation_splits
 from task.features import load_group, load_roles, option_rows
 from task.predicting import read_answers
 from task.predictor import PreferencePredictor
-from task.reward_files import ENCODER, read_roles, write_contexts, write_roles
+from task.reward_files import ENCODER, read_roles, write_contexts, write_facts
 from task.saved_predictor import encoder_of, load_predictor
 from task.sources import load_survey
 from task.survey import Answers, Survey, merged
+from task.temperature import fit_temperature
 
 CARD = "README.md"
 
@@ -33,6 +34,7 @@ def export_reward_model(
     groups: Sequence[str] = (),
     files: Sequence[Path] = (),
     num_context: int = 0,
+    calibrate: bool = False,
     with_encoder: bool = False,
 ) -> None:
     """Write a run's predictor, groups, chosen contexts and model card into an empty folder.
@@ -46,11 +48,13 @@ def export_reward_model(
             part.
         files: files with contexts of other groups.
         num_context: questions of each context of `groups`; 0: the run's `evaluation.num-context`.
+        calibrate: fit a temperature to the training groups' held-back questions.
         with_encoder: also copy the encoder's files.
 
     Raises:
         RunDirectoryError: this is no run directory, or it has no such predictor.
-        RewardError: a group is unknown, or has fewer questions than `num_context`.
+        RewardError: a group is unknown, or has fewer questions than `num_context`; the run's
+            privacy does not allow calibration.
         SurveyError: a file cannot be read, or a group comes twice.
         EncoderError: the encoder is to be copied and is not here.
     """
@@ -62,13 +66,14 @@ def export_reward_model(
     predictor = load_predictor(run, which)
     roles = read_roles(run)
     surveys = [read_answers(str(file)) for file in files]
+    config = RunConfig.from_flat(files_of_run.settings)
+    temperature = _fitted(predictor, config) if calibrate else 1.0
     if groups:
-        config = RunConfig.from_flat(files_of_run.settings)
         surveys.append(_contexts_of_run(config, groups, num_context))
     survey = merged(surveys) if surveys else None
     if survey:
         write_contexts(survey, folder)
-    write_roles(roles, folder)
+    write_facts(roles, temperature, folder)
     if with_encoder:
         _copy_encoder(predictor, folder / ENCODER)
     predictor.save_pretrained(folder)
@@ -77,6 +82,18 @@ def export_reward_model(
         files_of_run, name, contexts, which=which, encoder=predictor.encoder, prior=predictor.prior
     )
     (folder / CARD).write_text(card)
+
+
+def _fitted(predictor: PreferencePredictor, config: RunConfig) -> float:
+    """Return the temperature that fits the training groups' held-back questions."""
+    if config.privacy.unit in ("client", "question"):
+        raise RewardError(
+            f"--calibrate: the run protects the unit {config.privacy.unit!r}, and a temperature is "
+            "fitted to exact answers, which its epsilon does not cover. Leave it out."
+        )
+    roles = load_roles(config.data, config.evaluation, config.run.seed)
+    groups = [load_group(config, group) for group, role in roles.items() if role == "train"]
+    return fit_temperature(predictor, groups, config.evaluation, config.run.seed)
 
 
 def _contexts_of_run(config: RunConfig, groups: Sequence[str], num_context: int) -> Survey:

@@ -26,7 +26,7 @@ class Prediction:
     """What is predicted of one question.
 
     Attributes:
-        logits: (O,) as the network gives them, before the softmax over the options.
+        logits: (O,) before the softmax over the options.
         shares: (O,) the distribution over the options, the population's answers mixed in.
     """
 
@@ -50,11 +50,20 @@ def predict_contexts(
     cache: FeatureCache,
     contexts: Sequence[Context],
     questions: Sequence[Question],
+    temperature: float = 1.0,
 ) -> list[list[Prediction]]:
-    """Return, for each context, the prediction of every question."""
+    """Return, for each context, the prediction of every question.
+
+    Args:
+        predictor: the predictor; its population's answers are mixed in.
+        cache: of the questions' features.
+        contexts: of groups.
+        questions: what is predicted.
+        temperature: what logits are divided by (`task.temperature`).
+    """
     predicted: list[list[Prediction]] = [[] for _ in contexts]
     for some in _portions(questions, MOST_OPTIONS // len(contexts)):
-        new = _forward(predictor, contexts, some, cache.features(some))
+        new = _forward(predictor, contexts, some, cache.features(some), temperature)
         for so_far, predictions in zip(predicted, new, strict=True):
             so_far.extend(predictions)
     return predicted
@@ -66,6 +75,7 @@ def _forward(
     contexts: Sequence[Context],
     questions: Sequence[Question],
     target_features: NDArray[np.float32],
+    temperature: float,
 ) -> Iterator[list[Prediction]]:
     """Predict some questions for all contexts, in one forward pass."""
     starts = np.cumsum([0, *(len(context.shares_C) for context in contexts)]).tolist()
@@ -81,6 +91,7 @@ def _forward(
         episode.target_x_BTd,
         episode.context_mask_BC,
     )
+    means_GT = means_GT / temperature
     logits_GQO = episode.by_question(means_GT).float().cpu().numpy()
     shares_GQO = episode.log_softmax(means_GT).exp().float().cpu().numpy()
     prior = predictor.prior

@@ -43,6 +43,7 @@ class RewardModel:
         roles: role of every group of the run that trained it, for errors that say more.
         device: where to predict; None: a GPU if there is one.
         cache: of that encoder's features, to share with other reward models; None: one of its own.
+        temperature: what logits are divided by; see `task.temperature`.
 
     Raises:
         EncoderError: the encoder is not to be had here, or is another one.
@@ -57,11 +58,13 @@ class RewardModel:
         roles: Mapping[str, Role] | None = None,
         device: torch.device | str | None = None,
         cache: FeatureCache | None = None,
+        temperature: float = 1.0,
     ) -> None:
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.predictor = predictor.to(chosen).eval()
         self.cache = cache or FeatureCache(encoder or encoder_of(predictor))
         self.roles = dict(roles or {})
+        self.temperature = temperature
         self._contexts = dict(contexts or {})  # encoded when they are first asked for
 
     @classmethod
@@ -286,4 +289,4 @@ class RewardModel:
     def _predictions(
         self, contexts: Sequence[Context], questions: Sequence[Question]
     ) -> list[list[Prediction]]:
-        return predict_contexts(self.predictor, self.cache, contexts, questions)
+        return predict_contexts(self.predictor, self.cache, contexts, questions, self.temperature)

@@ -1,11 +1,12 @@
 """A reward model on disk: a predictor, and the contexts of the groups that agreed to lend them.
 
 `model.safetensors` and `config.json` are the predictor's, `contexts.jsonl` holds answered questions
-(a survey in long form), `reward.json` which groups took part, `encoder/` the encoder's own files if
-they were added, `README.md` the model card.
+(a survey in long form), `reward.json` which groups took part and the temperature, `encoder/` the
+encoder's own files if they were added, `README.md` the model card.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def load_reward_model(
         encoder=encoder_of(predictor, encoder),
         roles=read_roles(folder),
         device=device,
+        temperature=read_temperature(folder),
     )
 
 
@@ -63,18 +65,36 @@ def read_roles(folder: Path) -> dict[str, Role]:
         RewardError: the file that says so is damaged.
     """
     if (folder / GROUPS).exists():
-        try:
-            roles: dict[str, Role] = dict(json.loads((folder / GROUPS).read_text())["roles"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise RewardError(
-                f'{folder / GROUPS} is damaged: expected {{"roles": {{group: role}}}}. Export the '
-                "run again."
-            ) from error
-        return roles
+        return _told(folder)[0]
     if (folder / "groups.parquet").exists():  # a run directory
         frame = pd.read_parquet(folder / "groups.parquet")
         return dict(zip(frame["group"], frame["role"], strict=True))
     return {}
+
+
+def read_temperature(folder: Path) -> float:
+    """Return the temperature of an exported reward model; 1: it has not been calibrated.
+
+    Raises:
+        RewardError: the file that says so is damaged.
+    """
+    return _told(folder)[1] if (folder / GROUPS).exists() else 1.0
+
+
+def _told(folder: Path) -> tuple[dict[str, Role], float]:
+    """Return roles and temperature as `reward.json` has them."""
+    try:
+        told = json.loads((folder / GROUPS).read_text())
+        roles: dict[str, Role] = dict(told["roles"])
+        temperature = float(told.get("temperature", 1.0))
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature = {temperature}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RewardError(
+            f'{folder / GROUPS} is damaged: expected {{"roles": {{group: role}}, "temperature": a '
+            "number above 0}. Export the run again."
+        ) from error
+    return roles, temperature
 
 
 def write_contexts(survey: Survey, folder: Path) -> None:
@@ -96,10 +116,10 @@ def write_contexts(survey: Survey, folder: Path) -> None:
     pd.DataFrame(rows).to_json(folder / CONTEXTS, orient="records", lines=True, force_ascii=False)
 
 
-def write_roles(roles: Mapping[str, Role], folder: Path) -> None:
-    """Write the role of every group of the run."""
-    text = json.dumps({"roles": dict(sorted(roles.items()))}, indent=2, ensure_ascii=False)
-    (folder / GROUPS).write_text(text + "\n")
+def write_facts(roles: Mapping[str, Role], temperature: float, folder: Path) -> None:
+    """Write the role of every group of the run, and the temperature."""
+    told = {"roles": dict(sorted(roles.items())), "temperature": temperature}
+    (folder / GROUPS).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
 
 def _from_hub(name: str) -> Path:

@@ -12,7 +12,7 @@ from task.encoder import saved_settings
 from task.errors import EncoderError, RewardError, RunDirectoryError
 from task.predictor import PreferencePredictor
 from task.reward import RewardModel
-from task.reward_files import read_contexts, read_roles, write_contexts, write_roles
+from task.reward_files import read_contexts, read_roles, write_contexts, write_facts
 from task.survey import Question, build_survey
 from tests.task.examples import make_predictor
 from tests.task.models import save_encoder
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     path.mkdir()
     make_tiny_predictor(ASKED, 0.6).save_pretrained(path)
     write_contexts(SURVEY, path)
-    write_roles(ROLES, path)
+    write_facts(ROLES, 1.0, path)
     return path
 
 
@@ -113,7 +113,7 @@ def test_roles_come_from_the_folder_or_from_a_run(tmp_path: Path) -> None:
     table = {"group": ["Spain", "Japan"], "role": ["train", "held-out"]}
     pd.DataFrame(table).to_parquet(tmp_path / "groups.parquet")
     assert read_roles(tmp_path) == {"Spain": "train", "Japan": "held-out"}
-    write_roles(ROLES, tmp_path)
+    write_facts(ROLES, 1.0, tmp_path)
     assert read_roles(tmp_path) == ROLES
 
 
