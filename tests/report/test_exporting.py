@@ -15,6 +15,7 @@ from task.features import load_group, load_roles
 from task.reward import RewardModel
 from task.saved_predictor import load_predictor
 from task.sources import load_survey
+from task.temperature import fit_temperature
 from tests.server_app.in_process_grid import tiny_config
 from tests.task.models import save_encoder
 from tests.task.reward_examples import SURVEY
@@ -182,3 +183,14 @@ def test_the_encoders_files_come_along_when_asked_for(session_cache: None, tmp_p
 def test_an_encoder_without_files_cannot_come_along(finished_run: Path, tmp_path: Path) -> None:
     with pytest.raises(RewardError, match="'hashing', which has no files"):
         exported(finished_run, tmp_path / "model", with_encoder=True)
+
+
+def test_calibration_fits_the_training_groups_held_back_questions(run: Path, tmp_path) -> None:
+    folder = exported(run, tmp_path / "calibrated", calibrate=True)
+    config = config_of(run)
+    roles = load_roles(config.data, config.evaluation, config.run.seed)
+    train = [load_group(config, group) for group, role in roles.items() if role == "train"]
+    predictor = load_predictor(run, "best")
+    wanted = fit_temperature(predictor, train, config.evaluation, config.run.seed)
+    assert RewardModel.load(folder).temperature == pytest.approx(wanted)
+    assert RewardModel.load(exported(run, tmp_path / "plain")).temperature == 1.0

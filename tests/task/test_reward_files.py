@@ -117,6 +117,13 @@ def test_roles_come_from_the_folder_or_from_a_run(tmp_path: Path) -> None:
     assert read_roles(tmp_path) == ROLES
 
 
+def test_the_temperature_comes_from_the_folder(folder: Path) -> None:
+    before = RewardModel.load(folder, device="cpu").score(*TEXTS, group="B", against=["no", "yes"])
+    write_facts(ROLES, 4.0, folder)
+    after = RewardModel.load(folder, device="cpu").score(*TEXTS, group="B", against=["no", "yes"])
+    torch.testing.assert_close(after, before / 4, rtol=1e-4, atol=1e-6)
+
+
 def test_an_encoder_that_lies_in_the_folder_is_used(tmp_path: Path) -> None:
     trained_with = config_of(save_encoder(tmp_path / "encoder-of-training"))
     predictor = make_predictor(dimension=32, encoder=saved_settings(trained_with))
@@ -151,7 +158,12 @@ def test_a_folder_without_a_predictor_is_one_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("reward.json", "{"), ("reward.json", "[]"), ("reward.json", '{"roles": 3}')],
+    [
+        ("reward.json", "{"),
+        ("reward.json", "[]"),
+        ("reward.json", '{"roles": 3}'),
+        ("reward.json", '{"roles": {}, "temperature": 0}'),
+    ],
 )
 def test_a_damaged_file_is_one_error_that_names_it(folder: Path, file: str, content: str) -> None:
     (folder / file).write_text(content)
