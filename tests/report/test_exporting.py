@@ -185,12 +185,14 @@ def test_an_encoder_without_files_cannot_come_along(finished_run: Path, tmp_path
         exported(finished_run, tmp_path / "model", with_encoder=True)
 
 
-def test_calibration_fits_the_training_groups_held_back_questions(run: Path, tmp_path) -> None:
-    folder = exported(run, tmp_path / "calibrated", calibrate=True)
-    config = config_of(run)
+def test_calibration_fits_the_training_groups_held_back_questions(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    folder = exported(finished_run, tmp_path / "calibrated", calibrate=True)
+    config = config_of(finished_run)
     roles = load_roles(config.data, config.evaluation, config.run.seed)
     train = [load_group(config, group) for group, role in roles.items() if role == "train"]
-    predictor = load_predictor(run, "best")
+    predictor = load_predictor(finished_run, "best")
     wanted = fit_temperature(predictor, train, config.evaluation, config.run.seed)
     assert RewardModel.load(folder).temperature == pytest.approx(wanted)
-    assert RewardModel.load(exported(run, tmp_path / "plain")).temperature == 1.0
+    assert RewardModel.load(exported(finished_run, tmp_path / "plain")).temperature == 1.0
