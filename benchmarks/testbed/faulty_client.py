@@ -28,6 +28,12 @@ def describe(message: Message, context: Context) -> Message:
     return real(message, context)
 
 
+@app.query("score")
+def score(message: Message, context: Context) -> Message:
+    """As the real one."""
+    return real(message, context)
+
+
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """As the real one."""
