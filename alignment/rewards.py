@@ -3,19 +3,19 @@
     GRPOTrainer(model, reward_funcs=GroupReward(RewardModel.load("export")), train_dataset=...)
 
 A completion is an option of its prompt, the prompt's other completions in the batch are the other
-options, and the reward is the log-odds that the group prefers it (`task.reward.RewardModel`).
+options, and the reward is the log-odds that the group prefers it (`task.reward.RewardModel`, or
+with the groups at home `server_app.federated_reward.FederatedRewardModel`).
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment.scoring import RewardFunction
+from alignment.scoring import RewardFunction, ScoringModel
 from task.comparisons import FLOOR
 from task.conversation import Conversation, text_of, text_or_empty
 from task.errors import ConfigError, RewardError
-from task.reward import RewardModel
-from task.reward_aggregation import Aggregation, make_aggregation
+from task.reward_aggregation import Aggregation, aggregate, make_aggregation
 
 COMPLETIONS = "completions"
 
@@ -23,7 +23,7 @@ COMPLETIONS = "completions"
 class _FreeTextReward(RewardFunction):
     """Finds what each completion is compared with; see `GroupReward`."""
 
-    def __init__(self, name: str, model: RewardModel, against: str | None, floor: float) -> None:
+    def __init__(self, name: str, model: ScoringModel, against: str | None, floor: float) -> None:
         super().__init__(name, floor)
         self.model = model
         self.against = against
@@ -109,7 +109,7 @@ class GroupReward(_FreeTextReward):
 
     def __init__(
         self,
-        model: RewardModel,
+        model: ScoringModel,
         group: str | None = None,
         *,
         column: str = "group",
@@ -159,7 +159,7 @@ class PluralReward(_FreeTextReward):
 
     def __init__(
         self,
-        model: RewardModel,
+        model: ScoringModel,
         groups: Sequence[str] | None = None,
         *,
         aggregation: Aggregation | str = "mean",
@@ -191,7 +191,8 @@ class PluralReward(_FreeTextReward):
         columns: Mapping[str, Any],
     ) -> list[float]:
         scores_BG = self.model.scores(prompts, responses, self.groups, against=against)
-        scores: list[float] = self.aggregation(scores_BG.cpu().numpy(), self.groups).tolist()
+        together_B = aggregate(self.aggregation, scores_BG.cpu().numpy(), self.groups)
+        scores: list[float] = together_B.tolist()
         return scores
 
 

@@ -1,15 +1,61 @@
-"""What every reward function of this package has: a name, counts, and the seconds it took."""
+"""What every reward function of this package has: a model, a name, counts, the seconds it took."""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from task.comparisons import Against
 from task.conversation import Conversation
 from task.errors import RewardError
+from task.survey import Question
 
 LogMetric = Callable[[str, float], None]
+
+
+class ScoringModel(Protocol):
+    """What rewards are computed with.
+
+    `task.reward.RewardModel` holds the groups' contexts;
+    `server_app.federated_reward.FederatedRewardModel` leaves every group's at home.
+    """
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups that it can score for."""
+
+    def require_groups(self, groups: Sequence[str]) -> None:
+        """Raise a `RewardError` unless there are groups, and it can score for each."""
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        group: str | Sequence[str],
+        against: Against | None = None,
+    ) -> Tensor:
+        """Return (B,) log-odds of responses for one group, or for each its own."""
+
+    def scores(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        groups: Sequence[str] | None = None,
+        *,
+        against: Against | None = None,
+    ) -> Tensor:
+        """Return (B, G) log-odds of responses for several groups; NaN: it did not answer."""
+
+    def distributions(
+        self, questions: Sequence[Question], *, group: str
+    ) -> list[NDArray[np.floating]]:
+        """Return one (options,) predicted answer distribution per question for one group."""
 
 
 class RewardFunction(ABC):

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from scipy.special import log_expit
 
 from alignment.prompts import chosen_option
-from alignment.scoring import RewardFunction
+from alignment.scoring import RewardFunction, ScoringModel
 from task.comparisons import FLOOR
 from task.conversation import Conversation
 from task.errors import RewardError
-from task.reward import RewardModel
 from task.reward_aggregation import AdaptiveAlpha, Aggregation, make_aggregation
 from task.survey import Question
 
@@ -55,7 +54,7 @@ class SurveyReward(RewardFunction):
 
     def __init__(
         self,
-        model: RewardModel,
+        model: ScoringModel,
         groups: str | Sequence[str] | None = None,
         *,
         aggregation: Aggregation | str = "mean",

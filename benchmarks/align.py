@@ -1,14 +1,15 @@
 """Does a policy aligned to one group move that group most, and maximin the worst group most?
 
 For each seed a federated run gives the reward model (unless it is there already), and a policy that
-is made from a config is aligned to one group, and to all groups under every rule. Scores are on
+is made from a config is aligned to single groups, and to all groups under every rule. Scores are on
 held-out questions, intervals are 95 % t intervals over seeds. Finished seeds are kept in `--work`.
 
     python benchmarks/align.py --data global_opinions.csv --encoder path/to/all-MiniLM-L6-v2 \
         --rewards runs/align --work runs/align-policies --output benchmarks/results/align.json
 
-With reward models that are there already (`--rewards` holds `seed0`, `seed1`, ...: runs or exports)
-this needs no Flower, for example on a GPU: `--device cuda --policy-size 350M`.
+Without `--data` the survey is the synthetic one, another for each seed. With reward models that are
+there already (`--rewards` holds `seed0`, `seed1`, ...: runs or exports) this needs no Flower, for
+example on a GPU: `--device cuda --policy-size 350M`.
 """
 
 import argparse
@@ -18,12 +19,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
 from alignment.config import AlignConfig
 from alignment.policy import load_policy
@@ -53,97 +57,122 @@ LEARNING_RATES = {"25M": 1e-3, "125M": 5e-4, "350M": 3e-4, "1B": 2e-4}
 def main() -> None:
     """Run what is missing, print the summary, and save it."""
     arguments = _arguments()
-    per_seed = {}
-    throughput = None
+    configs = [_config(arguments, seed) for seed in range(arguments.seeds)]
     for seed in range(arguments.seeds):
-        config = _config(arguments, seed)
         _require_reward(arguments, seed)
-        metrics = _aligned(config)
-        per_seed[seed] = metrics
-        if throughput is None:
-            throughput = free_text_throughput(config, arguments)
-        results = {
-            "settings": config.to_flat(),
-            "machine": _machine(arguments),
-            "free_text": throughput,
-            **summary(per_seed, arguments.group),
-            "seeds": per_seed,
-        }
-        if arguments.output:
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+    per_seed: dict[int, dict[str, Any]] = {}
+    throughput: dict[str, float] | None = None
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+        for seed, metrics in enumerate(pool.map(_aligned, configs)):
+            per_seed[seed] = metrics
+            if throughput is None and arguments.jobs == 1 and arguments.free_text_steps:
+                throughput = free_text_throughput(configs[0], arguments)
+            results = {
+                "settings": configs[0].to_flat(),
+                "machine": _machine(arguments),
+                "free_text": throughput,
+                **summary(per_seed, arguments.group),
+                "seeds": per_seed,
+            }
+            if arguments.output:
+                arguments.output.parent.mkdir(parents=True, exist_ok=True)
+                arguments.output.write_text(json.dumps(results, indent=1) + "\n")
     print(
         json.dumps({k: v for k, v in results.items() if k not in ("seeds", "settings")}, indent=1)
     )
 
 
-def summary(per_seed: Mapping[int, Mapping[str, Any]], group: str) -> dict[str, Any]:
-    """Return gains of groups under each target, and the two claims.
+def summary(per_seed: Mapping[int, Mapping[str, Any]], own: Sequence[str]) -> dict[str, Any]:
+    """Return what the policies gained, and what the optimum of their reward would have gained.
 
     Args:
         per_seed: `metrics.json` of each seed.
-        group: the group that is aligned to alone.
+        own: the groups that are aligned to alone.
     """
     runs = list(per_seed.values())
-    own = f"group:{group}"
     groups = sorted(set.intersection(*(set(run["base"]["groups"]) for run in runs)))
-    gains = {
-        target: {g: [_gain(run, target, g) for run in runs] for g in groups}
-        for target in runs[0]["targets"]
+    targets = list(runs[0]["targets"])
+
+    def over_seeds(*names: str, part: str = "") -> dict[str, dict[str, dict[str, float]]]:
+        """Return intervals of figures that each run gives for each target."""
+        entries = {t: [run["targets"][t] for run in runs] for t in targets}
+        if part:
+            entries = {t: [entry[part] for entry in of] for t, of in entries.items()}
+        return {
+            t: {name: _interval([entry[name] for entry in of]) for name in names}
+            for t, of in entries.items()
+        }
+
+    return {
+        "base": {g: _interval([run["base"]["groups"][g] for run in runs]) for g in groups},
+        **gains(runs, groups, targets, own, "alignment"),
+        "of_the_optimum": gains(runs, groups, targets, own, "optimum"),
+        "figures": over_seeds("win_rate", "kl_answers", "similarity_to_optimum", "outside"),
+        "training": over_seeds(
+            "reward_share_of_step",
+            "scored_pairs_per_second",
+            "generated_completions_per_second",
+            part="training",
+        ),
     }
+
+
+def gains(
+    runs: Sequence[Mapping[str, Any]],
+    groups: Sequence[str],
+    targets: Sequence[str],
+    own: Sequence[str],
+    of: str,
+) -> dict[str, Any]:
+    """Return gains over the base model of groups under each target, and the two claims.
+
+    Args:
+        runs: `metrics.json` of each seed.
+        groups: those that all runs scored.
+        targets: what was aligned to.
+        own: the groups that are aligned to alone; figures of several are averaged in each run.
+        of: the scores that count, `alignment` (the policy's) or `optimum` (what the reward's
+            optimum would score).
+    """
+
+    def score(run: Mapping[str, Any], target: str, group: str) -> float:
+        after: float = run["targets"][target][of]["groups"][group]
+        before: float = run["base"]["groups"][group]
+        return after - before
+
+    gain = {t: {g: np.array([score(run, t, g) for run in runs]) for g in groups} for t in targets}
     worst = {
-        target: [
-            run["targets"][target]["alignment"]["worst"] - run["base"]["worst"] for run in runs
-        ]
-        for target in runs[0]["targets"]
+        t: np.array([run["targets"][t][of]["worst"] - run["base"]["worst"] for run in runs])
+        for t in targets
     }
     found: dict[str, Any] = {
-        "base": {g: _interval([run["base"]["groups"][g] for run in runs]) for g in groups},
-        "gain": {t: {g: _interval(v) for g, v in of.items()} for t, of in gains.items()},
-        "mean_gain": {
-            t: _interval(np.mean(list(of.values()), axis=0).tolist()) for t, of in gains.items()
-        },
+        "gain": {t: {g: _interval(v) for g, v in by.items()} for t, by in gain.items()},
+        "mean_gain": {t: _interval(np.mean(list(by.values()), axis=0)) for t, by in gain.items()},
         "worst_gain": {t: _interval(v) for t, v in worst.items()},
-        "figures": {
-            t: {
-                name: _interval([run["targets"][t][name] for run in runs])
-                for name in ("win_rate", "kl_answers", "similarity_to_optimum", "outside")
-            }
-            for t in gains
-        },
-        "training": {
-            t: {
-                name: _interval([run["targets"][t]["training"][name] for run in runs])
-                for name in (
-                    "reward_share_of_step",
-                    "scored_pairs_per_second",
-                    "generated_completions_per_second",
-                )
-            }
-            for t in gains
-        },
     }
-    if own in gains and len(groups) > 1:
-        others = [g for g in groups if g != group]
-        margins = np.array(gains[own][group]) - np.mean([gains[own][g] for g in others], axis=0)
+    alone = {f"group:{group}": group for group in own}
+    if alone.keys() <= gain.keys() and len(groups) > 1:
+        others = [
+            gain[t][g] - np.mean([gain[t][other] for other in groups if other != g], axis=0)
+            for t, g in alone.items()
+        ]
+        largest = [gain[t][g] == np.max(list(gain[t].values()), axis=0) for t, g in alone.items()]
         found["one_group"] = {
-            "own_gain_minus_mean_gain_of_others": _interval(margins.tolist()),
-            "own_gain_is_largest_in_seeds": sum(
-                gains[own][group][s] == max(gains[own][g][s] for g in groups)
-                for s in range(len(runs))
-            ),
+            "own_gain_minus_mean_gain_of_others": _interval(np.mean(others, axis=0)),
+            "own_gain_is_largest": int(np.sum(largest)),
+            "of": len(alone) * len(runs),
             "own_gain_minus_its_gain_under": {
-                t: _interval((np.array(gains[own][group]) - np.array(of[group])).tolist())
-                for t, of in gains.items()
-                if t != own
+                rule: _interval(
+                    np.mean([gain[t][g] - gain[rule][g] for t, g in alone.items()], axis=0)
+                )
+                for rule in gain
+                if rule not in alone
             },
         }
     if "min" in worst:
         found["maximin"] = {
             "worst_gain_minus_that_under": {
-                t: _interval((np.array(worst["min"]) - np.array(v)).tolist())
-                for t, v in worst.items()
-                if t != "min"
+                t: _interval(worst["min"] - v) for t, v in worst.items() if t != "min"
             },
         }
     return found
@@ -155,9 +184,8 @@ def free_text_throughput(config: AlignConfig, arguments: argparse.Namespace) -> 
     The texts are new to the encoder. A GRPO step also computes log probabilities and gradients, so
     that the reward's share of a step is below its share of the two.
     """
-    survey = load_survey(
-        RunConfig(data=config.data, run=RunSettings(seed=config.questions.survey_seed))
-    )
+    data = RunConfig(data=config.data, run=RunSettings(seed=config.questions.survey_seed))
+    survey = load_survey(data)
     split = QuestionSplit.of(survey, config.questions, config.align.seed)
     model, _, groups = load_rewards(config, survey, split)
     policy = load_policy(str(Path(config.align.directory) / "base"), config.policy)
@@ -212,9 +240,10 @@ def _require_reward(arguments: argparse.Namespace, seed: int) -> None:
     folder = arguments.rewards / f"seed{seed}"
     if folder.exists():
         return
-    command = [sys.executable, "-c", "from cli.main import main; main()", "run", str(CONF)]
+    command = [sys.executable, "-c", "from cli.main import main; main()", "run"]
+    if arguments.data:
+        command += [str(CONF), f"data.path={arguments.data}", f"encoder.name={arguments.encoder}"]
     command += ["engine.name=cohort", f"run.seed={seed}", f"run.directory={folder}"]
-    command += [f"data.path={arguments.data}", f"encoder.name={arguments.encoder}"]
     subprocess.run([*command, *arguments.run_setting], check=True)
 
 
@@ -222,11 +251,12 @@ def _config(arguments: argparse.Namespace, seed: int) -> AlignConfig:
     flat: dict[str, Scalar] = {
         "align.seed": seed,
         "align.directory": str(arguments.work / f"seed{seed}"),
-        "align.targets": " | ".join([f"group:{arguments.group}", *arguments.rules]),
+        "align.targets": " | ".join([*(f"group:{g}" for g in arguments.group), *arguments.rules]),
         "reward.path": str(arguments.rewards / f"seed{seed}"),
         "reward.encoder": arguments.encoder if arguments.encoder != "hashing" else "",
-        "data.source": "global-opinions",
-        "data.path": str(arguments.data),
+        "questions.survey-seed": 0 if arguments.data else seed,
+        "data.source": "global-opinions" if arguments.data else "synthetic",
+        "data.path": str(arguments.data or ""),
         "policy.device": arguments.device,
         "policy.dtype": "bfloat16" if arguments.device == "cuda" else "float32",
         **SIZES[arguments.policy_size],
@@ -240,17 +270,11 @@ def _config(arguments: argparse.Namespace, seed: int) -> AlignConfig:
     return AlignConfig.from_flat(flat | {key: given[key] for key in named})
 
 
-def _gain(run: Mapping[str, Any], target: str, group: str) -> float:
-    after: float = run["targets"][target]["alignment"]["groups"][group]
-    before: float = run["base"]["groups"][group]
-    return after - before
-
-
-def _interval(values: Sequence[float]) -> dict[str, float]:
+def _interval(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
     """Return mean and 95 % t interval over seeds; of one seed there is no interval."""
     found = {"mean": float(np.mean(values))}
     if len(values) > 1:
-        found["low"], found["high"] = student_interval(values)
+        found["low"], found["high"] = student_interval([float(value) for value in values])
     return found
 
 
@@ -258,6 +282,7 @@ def _machine(arguments: argparse.Namespace) -> dict[str, Any]:
     cuda = arguments.device == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else platform.processor(),
+        "seeds_at_a_time": arguments.jobs,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -266,18 +291,21 @@ def _machine(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a copy of GlobalOpinionQA")
+    parser.add_argument("--data", type=Path, help="a copy of GlobalOpinionQA; left out: synthetic")
     parser.add_argument("--encoder", default="hashing", help="folder of a sentence encoder")
     parser.add_argument("--rewards", type=Path, required=True, help="holds seed0, seed1, ...")
     parser.add_argument("--work", type=Path, required=True, help="where policies are kept")
     parser.add_argument("--output", type=Path, help="write the results to this JSON file")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--group", default="Brazil", help="aligned to alone")
+    parser.add_argument("--group", nargs="+", default=["Brazil"], help="each aligned to alone")
     parser.add_argument("--rules", nargs="*", default=RULES, choices=RULES)
     parser.add_argument("--policy-size", default="tiny", choices=SIZES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--free-text-tokens", type=int, default=32, help="length of a completion")
     parser.add_argument("--free-text-steps", type=int, default=3, help="batches that are timed")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="seeds at a time; with several, no time means much"
+    )
     parser.add_argument(
         "--run-setting", action="append", default=[], help="of `pluralllm run`: train.num-rounds=5"
     )

@@ -5,18 +5,20 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from server_app.announcing import announce, announce_as
+from server_app.federated_reward import FederatedRewardModel
 from server_app.open_run import new_run_path
 from server_app.run_directory import RunDirectory
-from server_app.scoring import FederatedReward
 from server_app.stopping import called_when_stopped
 from task.config import NODES, RunConfig, split_names
 from task.encoder import make_encoder
 from task.errors import ConfigError, EncoderError, RewardError, suggest
 from task.features import load_roles
 from task.predictor import PreferencePredictor
+from task.reward_aggregation import aggregate, make_aggregation
 from task.rollouts import Rollouts, read_rollouts, write_scored
 from task.saved_predictor import load_predictor, require_built_as
 
@@ -96,7 +98,7 @@ def _score(
     predictor: PreferencePredictor,
     output: Path,
 ) -> None:
-    reward = FederatedReward.connect(grid, config, predictor)
+    reward = FederatedRewardModel.connect(grid, config, predictor)
     number = len(rollouts)
     announce(
         "scoring",
@@ -111,9 +113,16 @@ def _score(
             "to one prompt mean something; min, max, nash and adaptive-alpha need log-odds.",
             level="warning",
         )
-    scores_BG = reward.scores(rollouts.prompts, rollouts.responses, rollouts.against)
-    by_group = dict(zip(reward.answered, scores_BG.T.tolist(), strict=True))
-    write_scored(output, rollouts, reward.aggregate(scores_BG), by_group)
+    texts = (rollouts.prompts, rollouts.responses)
+    scores_BG = reward.scores(*texts, against=rollouts.against).double().numpy()
+    rule = make_aggregation(config.score.aggregation)
+    scores_B = aggregate(rule, scores_BG, reward.groups).tolist()
+    by_group = {
+        group: column_B.tolist()
+        for group, column_B in zip(reward.groups, scores_BG.T, strict=True)
+        if not np.isnan(column_B).any()
+    }
+    write_scored(output, rollouts, scores_B, by_group)
     text = (
         f"Scores: {output} ({number} responses, {len(by_group)} groups, score.aggregation = "
         f"{config.score.aggregation})"

@@ -27,6 +27,13 @@ class Aggregation(Protocol):
         """Return (B,) scores of responses, given those of the groups."""
 
 
+def aggregate(rule: Aggregation, scores_BG: Scores, groups: Sequence[str]) -> Scores:
+    """Return (B,) scores by a rule; columns of NaN, of groups that did not answer, are left out."""
+    there_G = np.asarray(~np.isnan(scores_BG).any(axis=0))
+    names = [group for group, there in zip(groups, there_G, strict=True) if there]
+    return rule(scores_BG[:, there_G], names)
+
+
 def mean(scores_BG: Scores, groups: Sequence[str]) -> Scores:
     """Return the mean over groups: the utilitarian choice."""
     return np.asarray(scores_BG.mean(axis=1))

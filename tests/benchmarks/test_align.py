@@ -13,7 +13,11 @@ TRAINING = {
 def of_seed(base, **after):
     def entry(scores):
         alignment = {"groups": scores, "worst": min(scores.values())}
-        return {"alignment": alignment, "training": TRAINING, **FIGURES}
+        optimum = {
+            "groups": {g: 2 * s for g, s in scores.items()},
+            "worst": 2 * min(scores.values()),
+        }
+        return {"alignment": alignment, "optimum": optimum, "training": TRAINING, **FIGURES}
 
     return {
         "base": {"groups": base, "worst": min(base.values())},
@@ -41,7 +45,7 @@ def test_gains_and_claims_are_paired_by_seed():
             },
         ),
     }
-    found = summary(runs, "B")
+    found = summary(runs, ["B"])
     assert found["gain"]["group:B"]["B"]["mean"] == pytest.approx((0.2 + 0.1) / 2)
     assert found["mean_gain"]["mean"]["mean"] == pytest.approx(0.2 / 3)
     assert found["worst_gain"]["min"]["mean"] == pytest.approx(0.1)
@@ -49,16 +53,38 @@ def test_gains_and_claims_are_paired_by_seed():
     own = found["one_group"]["own_gain_minus_mean_gain_of_others"]
     assert own["mean"] == pytest.approx((0.2 + 0.0) / 2)
     assert own["high"] - own["mean"] == pytest.approx(12.7062 * 0.1, rel=1e-4)
-    assert found["one_group"]["own_gain_is_largest_in_seeds"] == 1
+    assert found["one_group"]["own_gain_is_largest"] == 1 and found["one_group"]["of"] == 2
     under = found["one_group"]["own_gain_minus_its_gain_under"]
     assert {t: v["mean"] for t, v in under.items()} == pytest.approx({"mean": 0.05, "min": 0.05})
     worst = found["maximin"]["worst_gain_minus_that_under"]
     assert worst["group:B"]["mean"] == pytest.approx(0.1 - (0.0 + 0.2) / 2)
     assert worst["mean"]["mean"] == pytest.approx(0.05)
+    best = found["of_the_optimum"]
+    assert best["gain"]["group:B"]["B"]["mean"] == pytest.approx(2 * 0.75 - 0.6)
+    assert best["worst_gain"]["min"]["mean"] == pytest.approx(2 * 0.6 - 0.5)
 
 
 def test_a_single_seed_has_no_interval():
     run = of_seed({"A": 0.5}, mean={"A": 0.6})
-    found = summary({0: run}, "B")
+    found = summary({0: run}, ["B"])
     assert found["gain"]["mean"]["A"] == pytest.approx({"mean": 0.1})
     assert "one_group" not in found and "maximin" not in found
+
+
+def test_groups_that_are_each_aligned_to_alone_are_averaged_in_each_run():
+    run = of_seed(
+        {"A": 0.5, "B": 0.5, "C": 0.5},
+        **{
+            "group:A": {"A": 0.8, "B": 0.5, "C": 0.6},
+            "group:B": {"A": 0.6, "B": 0.7, "C": 0.8},
+            "mean": {"A": 0.6, "B": 0.6, "C": 0.6},
+        },
+    )
+    found = summary({0: run}, ["A", "B"])["one_group"]
+    assert found["own_gain_minus_mean_gain_of_others"]["mean"] == pytest.approx(
+        (0.3 - (0.0 + 0.1) / 2 + 0.2 - (0.1 + 0.3) / 2) / 2
+    )
+    assert (found["own_gain_is_largest"], found["of"]) == (1, 2)
+    assert found["own_gain_minus_its_gain_under"] == {
+        "mean": {"mean": pytest.approx((0.2 + 0.1) / 2)}
+    }

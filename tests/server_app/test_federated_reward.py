@@ -1,4 +1,4 @@
-"""The federated reward: groups send what the reward model gives, on whatever engine."""
+"""The federated reward model: groups send what the reward model gives, on whatever engine."""
 
 import json
 from collections.abc import Callable
@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from datasets import Dataset
 from flwr.app import Array, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from trl import GRPOConfig, GRPOTrainer
 
-from server_app import scoring
+from alignment.rewards import PluralReward
+from alignment.scoring import ScoringModel
+from alignment.survey_reward import SurveyReward
+from server_app import federated_reward
 from server_app.app import app
+from server_app.federated_reward import FederatedRewardModel
 from server_app.nodes import connections as connecting
 from server_app.nodes.discovery import discover_clients
-from server_app.scoring import FederatedReward
 from task import contexts, records
-from task.comparisons import FLOOR
 from task.config import RunConfig
 from task.encoder import saved_settings
 from task.errors import (
@@ -33,6 +38,8 @@ from task.population import PopulationAnswers
 from task.predictor import PreferencePredictor
 from task.reward import RewardModel
 from task.reward_aggregation import AGGREGATIONS
+from task.survey import Question
+from tests.alignment.examples import make_policy, make_tokenizer
 from tests.server_app.cohort_runs import cohort_grid
 from tests.server_app.home_nodes import HomeGrid
 from tests.server_app.in_process_grid import (
@@ -69,31 +76,36 @@ def roles_of(config: RunConfig) -> dict[str, str]:
     return dict(load_roles(config.data, config.evaluation, config.run.seed))
 
 
-def local_scores(
-    config: RunConfig, against: list[list[str]] | None = AGAINST
-) -> tuple[list[str], np.ndarray]:
-    """The groups, and what the reward model gives with each one's first seeded context."""
+def local_model(config: RunConfig) -> RewardModel:
+    """The reward model that holds each group's first seeded context."""
     given = {}
     for group in sorted(roles_of(config)):
         data = load_group(config, group)
         draw = evaluation_splits(data, config.evaluation, config.run.seed)[0]
         given[group] = contexts.Context.of_data(data, draw.context)
-    model = RewardModel(predictor_of(config), given, encoder=config.encoder, device="cpu")
-    return list(given), model.scores(PROMPTS, RESPONSES, against=against).numpy()
+    return RewardModel(predictor_of(config), given, encoder=config.encoder, device="cpu")
 
 
-def reward_over(grid: Grid, config: RunConfig) -> FederatedReward:
-    return FederatedReward.connect(grid, config, predictor_of(config))
+def local_scores(
+    config: RunConfig, against: list[list[str]] | None = AGAINST
+) -> tuple[list[str], np.ndarray]:
+    """The groups, and what the reward model gives with each one's first seeded context."""
+    model = local_model(config)
+    return list(model.groups), model.scores(PROMPTS, RESPONSES, against=against).numpy()
 
 
-def impatient(grid: Grid, config: RunConfig) -> FederatedReward:
+def reward_over(grid: Grid, config: RunConfig) -> FederatedRewardModel:
+    return FederatedRewardModel.connect(grid, config, predictor_of(config))
+
+
+def impatient(grid: Grid, config: RunConfig) -> FederatedRewardModel:
     """A reward that waits for scores a moment only, but long enough to see who is there."""
-    return FederatedReward(grid, config, predictor_of(config), discover_clients(grid, 60))
+    return FederatedRewardModel(grid, config, predictor_of(config), discover_clients(grid, 60))
 
 
 def faulty(
     fault: Fault, group: str = NURSES, **changes: Any
-) -> tuple[FederatedReward, InProcessGrid]:
+) -> tuple[FederatedRewardModel, InProcessGrid]:
     """A reward one of whose groups misbehaves whenever it is to score."""
     config = tiny_config(**changes)
     grid = InProcessGrid(config, fault=only(fault, message_type=records.SCORE, group=group))
@@ -111,8 +123,8 @@ def test_scores_are_the_reward_models_whatever_the_order_of_replies(
     seen = set()
     for num_nodes in (1, 2, 3):
         reward = reward_over(InProcessGrid(config, num_nodes), config)
-        scores_BG = reward.scores(PROMPTS, RESPONSES, against)
-        assert reward.groups == reward.answered == tuple(groups)
+        scores_BG = reward.scores(PROMPTS, RESPONSES, against=against)
+        assert reward.groups == tuple(groups)
         np.testing.assert_allclose(scores_BG.numpy(), expected, atol=1e-5)
         seen.add(scores_BG.numpy().tobytes())
     assert len(seen) == 1  # bit for bit
@@ -125,15 +137,15 @@ def test_the_cohort_engine_gives_the_same() -> None:
     with cohort_grid(config) as grid:
         reward = reward_over(grid, config)
         np.testing.assert_allclose(
-            reward.scores(PROMPTS, RESPONSES, AGAINST).numpy(), expected, atol=1e-5
+            reward.scores(PROMPTS, RESPONSES, against=AGAINST).numpy(), expected, atol=1e-5
         )
-        assert list(reward.answered) == groups
+        assert list(reward.groups) == groups
 
 
 def test_batches_are_bounded_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(score__batch_size=2)
     grid = InProcessGrid(config)
-    scores = reward_over(grid, config).scores(PROMPTS, RESPONSES, AGAINST).numpy()
+    scores = reward_over(grid, config).scores(PROMPTS, RESPONSES, against=AGAINST).numpy()
     np.testing.assert_allclose(scores, local_scores(config)[1], atol=1e-5)
 
     def sizes() -> list[int]:
@@ -144,8 +156,10 @@ def test_batches_are_bounded_and_change_nothing(monkeypatch: pytest.MonkeyPatch)
 
     assert sizes() == [2] * 8 + [1] * 4
     grid.received.clear()
-    monkeypatch.setattr(scoring, "MOST_BYTES", 60)  # the first prompt has 32, responses about 12
-    again = reward_over(grid, config).scores(PROMPTS, RESPONSES, AGAINST).numpy()
+    monkeypatch.setattr(
+        federated_reward, "MOST_BYTES", 60
+    )  # the first prompt has 32, responses about 12
+    again = reward_over(grid, config).scores(PROMPTS, RESPONSES, against=AGAINST).numpy()
     np.testing.assert_allclose(again, scores, atol=1e-5)
     assert sizes() == [1] * 12 + [2] * 4
 
@@ -159,7 +173,7 @@ def test_messages_hold_texts_and_parameters_and_replies_numbers_alone() -> None:
         return answer(message)
 
     grid = InProcessGrid(config, fault=only(kept, message_type=records.SCORE))
-    reward_over(grid, config).scores(PROMPTS, RESPONSES, AGAINST)
+    reward_over(grid, config).scores(PROMPTS, RESPONSES, against=AGAINST)
     for message in grid.messages(records.SCORE):
         assert set(message.content) == {
             records.ARRAYS,
@@ -178,42 +192,107 @@ def test_only_the_groups_that_are_named_are_asked() -> None:
     config = tiny_config(score__groups=f"{NURSES} | Northern students")
     grid = InProcessGrid(config)
     reward = reward_over(grid, config)
-    scores = reward.scores(PROMPTS, RESPONSES, AGAINST).numpy()
+    scores = reward.scores(PROMPTS, RESPONSES, against=AGAINST).numpy()
     groups, expected = local_scores(config)
-    assert reward.answered == (NURSES, "Northern students")
-    columns = [groups.index(group) for group in reward.answered]
+    assert reward.groups == (NURSES, "Northern students")
+    columns = [groups.index(group) for group in reward.groups]
     np.testing.assert_allclose(scores, expected[:, columns], atol=1e-5)
-    assert {group_and_round(m)[0] for m in grid.messages(records.SCORE)} == set(reward.answered)
+    assert {group_and_round(m)[0] for m in grid.messages(records.SCORE)} == set(reward.groups)
+
+
+def test_some_groups_alone_are_asked_for_their_scores() -> None:
+    config = tiny_config()
+    groups, expected = local_scores(config)
+    grid = InProcessGrid(config)
+    reward = reward_over(grid, config)
+    named = ["Northern students", NURSES]  # in this order
+    scores = reward.scores(PROMPTS, RESPONSES, named, against=AGAINST).numpy()
+    np.testing.assert_allclose(scores, expected[:, [groups.index(g) for g in named]], atol=1e-5)
+    assert {group_and_round(m)[0] for m in grid.messages(records.SCORE)} == set(named)
+    own = [named[row % 2] for row in range(5)]
+    scores = reward.score(PROMPTS, RESPONSES, group=own, against=AGAINST).numpy()
+    wanted = [expected[row, groups.index(group)] for row, group in enumerate(own)]
+    np.testing.assert_allclose(scores, wanted, atol=1e-5)
+    for unknown, message in (
+        (["Northern nurse"], "Did you mean 'Northern nurses'"),
+        ([], "nobody"),
+    ):
+        with pytest.raises(RewardError, match=message):
+            reward.scores(PROMPTS, RESPONSES, unknown)
+
+
+# -- as the model of reward functions --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", AGGREGATIONS)
-def test_it_is_a_reward_function_as_trl_calls_it(rule: str) -> None:
-    config = tiny_config(score__aggregation=rule)
-    groups, expected = local_scores(config)
-    reward = reward_over(InProcessGrid(config), config)
-    wanted = AGGREGATIONS[rule]()(expected.astype(float), groups)
-    told = reward(
-        prompts=PROMPTS, completions=RESPONSES, against=AGAINST, group=["?"] * 5, trainer_state=None
-    )
-    assert isinstance(told, list)
-    assert reward.__name__ == "federated_reward"
-    np.testing.assert_allclose(told, wanted, atol=1e-4)
-    said = reward(
-        prompts=[[{"role": "user", "content": prompt}] for prompt in PROMPTS],
-        completions=[[{"role": "assistant", "content": text}] for text in RESPONSES],
-        against=AGAINST,
-    )
-    np.testing.assert_allclose(said, told, atol=1e-5)
-
-
-def test_a_completion_without_text_gets_the_floor_and_the_others_their_scores() -> None:
+def test_plural_rewards_are_those_of_the_local_model(rule: str) -> None:
     config = tiny_config()
-    reward = reward_over(InProcessGrid(config), config)
-    told = reward(PROMPTS, RESPONSES, against=AGAINST)
-    some = reward(PROMPTS, ["", *RESPONSES[1:]], against=AGAINST)
-    assert some == [FLOOR, *told[1:]]
-    blank = [[{"role": "assistant", "content": " "}]] * len(PROMPTS)
-    assert reward(PROMPTS, blank) == [FLOOR] * len(PROMPTS)
+    federated = PluralReward(reward_over(InProcessGrid(config), config), aggregation=rule)
+    local = PluralReward(local_model(config), aggregation=rule)
+    completions = ["", *RESPONSES[1:]]
+    np.testing.assert_allclose(
+        federated(PROMPTS, completions), local(PROMPTS, completions), atol=1e-4
+    )
+    assert federated.num_floored == local.num_floored == 1
+
+
+def test_rewards_of_survey_answers_ask_all_groups_once() -> None:
+    config = tiny_config()
+    grid = InProcessGrid(config)
+    federated = SurveyReward(reward_over(grid, config), [NURSES, "Northern students"])
+    local = SurveyReward(local_model(config), [NURSES, "Northern students"])
+    questions = [
+        Question("Work less?", ("Yes", "No", "Perhaps")),
+        Question("Trams?", ("Yes", "No")),
+    ]
+    federated.prepare(questions)
+    local.prepare(questions)
+    for question in questions:
+        np.testing.assert_allclose(
+            federated.of_options(question), local.of_options(question), atol=1e-5
+        )
+        assert np.ptp(local.of_options(question)) > 1e-3
+    assert len(grid.messages(records.SCORE)) == 4  # one for each group
+
+
+def test_trls_grpo_trains_with_groups_that_score_at_home(tmp_path: Path) -> None:
+    """Step by step the rewards are the local model's, so that the trained policy is the same."""
+
+    def train(model: ScoringModel) -> tuple[list[float], list[torch.Tensor]]:
+        tokenizer = make_tokenizer()
+        trainer = GRPOTrainer(
+            model=make_policy(tokenizer),
+            reward_funcs=PluralReward(model, aggregation="min"),
+            args=GRPOConfig(
+                output_dir=str(tmp_path),
+                max_steps=3,
+                per_device_train_batch_size=4,
+                num_generations=2,
+                max_completion_length=4,
+                learning_rate=0.01,
+                use_cpu=True,
+                bf16=False,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_dict({"prompt": ["Best drink?", "Best meal?"]}),
+            processing_class=tokenizer,
+        )
+        trainer.train()
+        rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+        return rewards, [p.detach() for p in trainer.model.parameters()]
+
+    config = tiny_config()
+    grid = InProcessGrid(config)
+    rewards, parameters = train(reward_over(grid, config))
+    expected, trained = train(local_model(config))
+    assert len(rewards) == 3 and len(grid.messages(records.SCORE)) == 3 * 4
+    np.testing.assert_allclose(rewards, expected, atol=1e-4)
+    assert np.ptp(expected) > 1e-3
+    for given, wanted in zip(parameters, trained, strict=True):
+        torch.testing.assert_close(given, wanted, atol=1e-3, rtol=0)
 
 
 # -- groups that do not answer as they should ------------------------------------------------------
@@ -257,7 +336,7 @@ def test_a_group_that_fails_twice_is_named(fault: Fault, reason: str) -> None:
     changes = {"train__round_timeout": 0.2} if fault is silent else {}
     reward, grid = faulty(fault, **changes)
     with pytest.raises(RewardError) as error:
-        reward.scores(PROMPTS, RESPONSES, AGAINST)
+        reward.scores(PROMPTS, RESPONSES, against=AGAINST)
     assert "3 of 4 groups scored the responses, expected 4 (score.min-groups)" in str(error.value)
     assert f"Without: {NURSES}: " in str(error.value)
     assert reason in str(error.value)
@@ -274,24 +353,30 @@ def test_a_group_that_fails_once_is_asked_again() -> None:
         return lost(message, answer) if len(failed) == 1 else answer(message)
 
     reward, _ = faulty(once)
-    scores = reward.scores(PROMPTS, RESPONSES, AGAINST).numpy()
+    scores = reward.scores(PROMPTS, RESPONSES, against=AGAINST).numpy()
     assert len(failed) == 2
     np.testing.assert_allclose(scores, local_scores(tiny_config())[1], atol=1e-5)
 
 
 def test_the_others_go_on_where_min_groups_lets_them(capsys: pytest.CaptureFixture[str]) -> None:
-    reward, grid = faulty(lost, score__min_groups=3, score__batch_size=2, score__aggregation="min")
+    model, grid = faulty(lost, score__min_groups=3, score__batch_size=2)
+    reward = PluralReward(model, aggregation="min", against="against")
     told = reward(PROMPTS, RESPONSES, against=AGAINST)
     groups, expected = local_scores(tiny_config())
     others = [index for index, group in enumerate(groups) if group != NURSES]
-    assert list(reward.answered) == [groups[index] for index in others]
     np.testing.assert_allclose(told, expected[:, others].min(axis=1), atol=1e-5)
     printed = capsys.readouterr().out
     assert f"3 of 4 groups score 5 responses, without {NURSES}: " in printed
     asked = [group_and_round(m)[0] for m in grid.messages(records.SCORE)]
     assert asked.count(NURSES) == 2  # in the first of three batches, and again; then no more
+    scores = model.scores(PROMPTS, RESPONSES).numpy()
+    assert np.isnan(scores).all(axis=0).tolist() == [group == NURSES for group in groups]
+    with pytest.raises(RewardError, match="0 of 1 groups scored the responses, expected 1"):
+        model.score(PROMPTS, RESPONSES, group=NURSES)
+    with pytest.raises(RewardError, match="3 of 4 groups scored the responses, expected 4"):
+        model.distributions([Question("Work less?", ("Yes", "No"))], group="Northern students")
     grid.fault = None
-    assert reward.scores(PROMPTS, RESPONSES).shape == (5, 4)  # it is asked in the next call
+    assert np.isfinite(model.scores(PROMPTS, RESPONSES).numpy()).all()  # it is asked again
 
 
 def test_too_few_groups_are_an_error_whatever_min_groups_says() -> None:
@@ -312,7 +397,7 @@ def test_a_reply_that_comes_too_late_counts_for_no_later_message() -> None:
 
     grid = InProcessGrid(config, fault=only(too_late, message_type=records.SCORE, group=NURSES))
     reward = impatient(grid, config)
-    assert reward.scores(PROMPTS, RESPONSES, AGAINST).shape == (5, 3)
+    assert np.isnan(reward.scores(PROMPTS, RESPONSES, against=AGAINST).numpy()).sum() == 5
     grid.fault = None
     grid.overdue = list(late)  # scores of other responses
     other = [*RESPONSES[1:], RESPONSES[0]]
@@ -338,7 +423,7 @@ def test_what_cannot_be_scored_is_refused_before_anybody_is_asked(
     grid = InProcessGrid(config)
     reward = reward_over(grid, config)
     with pytest.raises(RewardError, match=message):
-        reward.scores(*asked)
+        reward.scores(asked[0], asked[1], against=asked[2] if len(asked) > 2 else None)
     assert not grid.messages(records.SCORE)
 
 
@@ -359,7 +444,7 @@ def test_groups_that_cannot_be_asked_are_an_error(changes: dict[str, Any], messa
 def test_another_number_of_heads_is_an_error_though_all_parameters_fit() -> None:
     config = tiny_config(predictor__num_heads=4)
     with pytest.raises(ConfigError, match=r"predictor\.num-heads = 4: expected 2"):
-        FederatedReward.connect(InProcessGrid(config), config, predictor_of(tiny_config()))
+        FederatedRewardModel.connect(InProcessGrid(config), config, predictor_of(tiny_config()))
 
 
 def test_another_encoder_than_the_predictors_is_an_error() -> None:
@@ -367,7 +452,7 @@ def test_another_encoder_than_the_predictors_is_an_error() -> None:
     predictor = predictor_of(config)
     predictor.encoder["fingerprint"] = "another"
     with pytest.raises(EncoderError, match=r"features of another, but the groups'.*hashing-16"):
-        FederatedReward.connect(InProcessGrid(config), config, predictor)
+        FederatedRewardModel.connect(InProcessGrid(config), config, predictor)
 
 
 # -- nodes of their own ----------------------------------------------------------------------------
@@ -383,31 +468,31 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nodes_of_their_own_score_where_their_owners_allow_it(tmp_path: Path) -> None:
     simulated = tiny_config()
     grid = HomeGrid(simulated, tmp_path, nodes__min_available=4, nodes__patience=20)
-    reward = FederatedReward.connect(grid, grid.config, predictor_of(simulated))
+    reward = FederatedRewardModel.connect(grid, grid.config, predictor_of(simulated))
     with pytest.raises(RewardError, match=r"0 of 4 groups.*allow-scoring=true"):
-        reward.scores(PROMPTS, RESPONSES, AGAINST)
+        reward.scores(PROMPTS, RESPONSES, against=AGAINST)
     for context in grid.contexts.values():
         context.node_config["allow-scoring"] = True
-    scores = reward.scores(PROMPTS, RESPONSES, AGAINST).numpy()
+    scores = reward.scores(PROMPTS, RESPONSES, against=AGAINST).numpy()
     np.testing.assert_allclose(scores, local_scores(simulated)[1], atol=1e-5)
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_node_that_is_away_is_named(tmp_path: Path) -> None:
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=4, nodes__patience=20)
-    reward = FederatedReward.connect(grid, grid.config, predictor_of(tiny_config()))
+    reward = FederatedRewardModel.connect(grid, grid.config, predictor_of(tiny_config()))
     grid.away.add(grid.node_of[NURSES])
     for context in grid.contexts.values():
         context.node_config["allow-scoring"] = True
     with pytest.raises(RewardError, match=f"{NURSES}: its node is not connected"):
-        reward.scores(PROMPTS, RESPONSES, AGAINST)
+        reward.scores(PROMPTS, RESPONSES, against=AGAINST)
 
 
 @pytest.mark.usefixtures("quick")
 def test_nodes_that_do_not_come_are_an_error(tmp_path: Path) -> None:
     grid = HomeGrid(tiny_config(), tmp_path, nodes__min_available=5, nodes__patience=0.1)
     with pytest.raises(PopulationError, match="of 5 groups are here"):
-        FederatedReward.connect(grid, grid.config, predictor_of(tiny_config()))
+        FederatedRewardModel.connect(grid, grid.config, predictor_of(tiny_config()))
 
 
 # -- as a run of the ServerApp ---------------------------------------------------------------------
