@@ -117,18 +117,20 @@ class PolicySettings:
     path: str = setting(
         "", "A causal language model: a local folder or a hub id. Empty: one is made, see below."
     )
-    layers: int = setting(2, "Made model (a Llama): layers.")
+    layers: int = setting(4, "Made model (a Llama): layers.")
     width: int = setting(64, "Made model: width.")
     heads: int = setting(4, "Made model: attention heads; must divide `policy.width`.")
     vocabulary: int = setting(
         2048, "Made model: tokens of its byte-pair tokenizer, learnt from the training questions."
     )
     warm_up_steps: int = setting(
-        600,
+        800,
         "Made model: supervised steps on the training questions after which it answers with a "
         "uniformly random option's letter: the base model, which knows nobody.",
     )
-    warm_up_learning_rate: float = setting(3e-3, "Made model: AdamW's learning rate, cosine to 0.")
+    warm_up_learning_rate: float = setting(
+        2e-3, "Made model: AdamW's learning rate, up in 50 steps and cosine to 0."
+    )
     warm_up_batch: int = setting(32, "Made model: questions in a supervised step.")
     batch: int = setting(64, "Questions per forward pass of the evaluation.")
     device: str = setting("auto", "`auto` (a GPU if there is one), `cpu` or `cuda`.")

@@ -6,7 +6,7 @@ are known. Nothing is sampled.
 Suffixes: Q questions, V tokens of the vocabulary, O options of a question.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignment.policy import Policy
+from alignment.prompts import prompt_of
 from task.metrics import Fairness, alignment_score
 from task.survey import Question
 
@@ -37,9 +38,22 @@ class Answering:
     log_probs_QV: Tensor | None = None
 
     @classmethod
-    def of(cls, policy: Policy, questions: Sequence[Question], batch: int) -> "Answering":
-        """Ask a policy."""
-        log_probs_QV = policy.next_token_log_probs(questions, batch)
+    def of(
+        cls,
+        policy: Policy,
+        questions: Sequence[Question],
+        batch: int,
+        prompt: Callable[[Question], str] = prompt_of,
+    ) -> "Answering":
+        """Ask a policy.
+
+        Args:
+            policy: the policy.
+            questions: what is asked.
+            batch: questions per forward pass.
+            prompt: how it is asked.
+        """
+        log_probs_QV = policy.next_token_log_probs([prompt(q) for q in questions], batch)
         shares, outside = [], []
         for question, log_p_V in zip(questions, log_probs_QV, strict=True):
             log_p_O = log_p_V[policy.letters_A[: len(question.options)]].double()
@@ -113,13 +127,13 @@ def alignment(
     return {"groups": scores, **asdict(Fairness.of(scores))}
 
 
-def similarity(one: Answering, other: Answering) -> float:
-    """Return the mean alignment score between two policies' answers."""
+def similarity(one: Sequence[Shares], other: Sequence[Shares]) -> float:
+    """Return the mean alignment score between two policies' answers to the same questions."""
     return float(
         np.mean(
             [
                 float(alignment_score(torch.from_numpy(p_O), torch.from_numpy(q_O)))
-                for p_O, q_O in zip(one.shares, other.shares, strict=True)
+                for p_O, q_O in zip(one, other, strict=True)
             ]
         )
     )

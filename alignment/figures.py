@@ -114,7 +114,7 @@ def figures(
         "alignment": alignment(answers.shares, setting.truth),
         "alignment_on_train": alignment(on_train.shares, setting.train_truth),
         "optimum": alignment(best.shares, setting.truth),
-        "similarity_to_optimum": similarity(answers, best),
+        "similarity_to_optimum": similarity(answers.shares, best.shares),
         "outside": float(answers.outside.mean()),
         "win_rate": together(),
         "win_rate_of_groups": {group: as_group(group) for group in setting.truth},

@@ -51,15 +51,14 @@ class Policy:
         return device
 
     @torch.inference_mode()
-    def next_token_log_probs(self, questions: Sequence[Question], batch: int) -> Tensor:
-        """Return (questions, V) float32 log probabilities of the next token, on the CPU.
+    def next_token_log_probs(self, prompts: Sequence[str], batch: int) -> Tensor:
+        """Return (prompts, V) float32 log probabilities of the next token, on the CPU.
 
         Args:
-            questions: what is asked.
-            batch: questions per forward pass.
+            prompts: texts.
+            batch: prompts per forward pass.
         """
         self.model.eval()
-        prompts = [prompt_of(question) for question in questions]
         found = [
             next_token_logits(self, prompts[start : start + batch]).log_softmax(-1).cpu()
             for start in range(0, len(prompts), batch)
@@ -67,9 +66,9 @@ class Policy:
         return torch.cat(found)
 
 
-def next_token_logits(policy: Policy, prompts: list[str]) -> Tensor:
+def next_token_logits(policy: Policy, prompts: Sequence[str]) -> Tensor:
     """Return (B, V) float32 logits of the token after each prompt."""
-    inputs = policy.tokenizer(prompts, padding=True, return_tensors="pt").to(policy.device)
+    inputs = policy.tokenizer(list(prompts), padding=True, return_tensors="pt").to(policy.device)
     mask_BL = inputs["attention_mask"]
     logits_BLV = policy.model(
         input_ids=inputs["input_ids"],

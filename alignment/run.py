@@ -21,7 +21,7 @@ from alignment.questions import QuestionSplit, answering
 from alignment.reward_model import load_rewards
 from alignment.survey_reward import SurveyReward
 from alignment.targets import Target, parse_targets
-from alignment.warm_up import warm_up
+from alignment.warm_up import exercise_scores, warm_up
 from task.config import RunConfig, RunSettings, split_names
 from task.errors import RunDirectoryError, SurveyError
 from task.files import write_whole
@@ -67,6 +67,13 @@ def run_alignment(config: AlignConfig, tell: Callable[[str], None] = print) -> d
     write_whole(folder / "config.toml", "".join(lines).encode())  # JSON's scalars are TOML's
     policy, source, seconds = _base_policy(config, split, folder)
     tell(f"base model: {policy.model.num_parameters():,} parameters ({seconds:.0f} s)")
+    exercises = None
+    if not config.policy.path:
+        exercises = exercise_scores(policy, split.held_out, config.align.seed, config.policy.batch)
+        tell(
+            "  tells options apart: answers of a made-up person {base:.4f} (uniform answers: "
+            "{uniform:.4f})".format(**exercises)
+        )
     setting = Setting(
         config=config,
         folder=folder,
@@ -78,7 +85,8 @@ def run_alignment(config: AlignConfig, tell: Callable[[str], None] = print) -> d
         train_truth=dict(answering(survey, groups, split.train)),
         base=Answering.of(policy, split.held_out, config.policy.batch),
     )
-    metrics = references(setting, policy, groups) | {"warm_up_seconds": seconds, "targets": {}}
+    metrics = references(setting, policy, groups)
+    metrics |= {"warm_up_seconds": seconds, "exercises": exercises, "targets": {}}
     del policy
     for target in targets:
         tell(f"{target.name}:")

@@ -142,4 +142,6 @@ def test_divergence_of_tokens_is_over_the_whole_vocabulary(policy):
 
 def test_similarity_is_the_mean_alignment_score():
     one, other = answering([0.5, 0.5], [0.9, 0.1]), answering([0.5, 0.5], [0.1, 0.9])
-    assert similarity(one, other) == pytest.approx((1 + score([0.9, 0.1], [0.1, 0.9])) / 2)
+    assert similarity(one.shares, other.shares) == pytest.approx(
+        (1 + score([0.9, 0.1], [0.1, 0.9])) / 2
+    )

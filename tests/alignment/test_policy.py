@@ -39,8 +39,9 @@ def test_a_saved_policy_answers_as_before(policy, tmp_path):
     policy.model.save_pretrained(tmp_path)
     policy.tokenizer.save_pretrained(tmp_path)
     loaded = load_policy(str(tmp_path), SMALL)
+    prompts = [prompt_of(question) for question in QUESTIONS[:4]]
     torch.testing.assert_close(
-        loaded.next_token_log_probs(QUESTIONS[:4], 2), policy.next_token_log_probs(QUESTIONS[:4], 4)
+        loaded.next_token_log_probs(prompts, 2), policy.next_token_log_probs(prompts, 4)
     )
     assert loaded.tokenizer.padding_side == "left"
 
