@@ -4,7 +4,7 @@ For each seed a federated run gives the reward model (unless it is there already
 is made from a config is aligned to single groups, and to all groups under every rule. Scores are on
 held-out questions, intervals are 95 % t intervals over seeds. Finished seeds are kept in `--work`.
 
-    python benchmarks/align.py --data global_opinions.csv --encoder path/to/all-MiniLM-L6-v2 \
+    python -m benchmarks.align --data global_opinions.csv --encoder path/to/all-MiniLM-L6-v2 \
         --rewards runs/align --work runs/align-policies --output benchmarks/results/align.json
 
 Without `--data` the survey is the synthetic one, another for each seed. With reward models that are
@@ -18,16 +18,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 
 from alignment.config import AlignConfig
 from alignment.policy import load_policy
@@ -36,10 +34,11 @@ from alignment.questions import QuestionSplit
 from alignment.reward_model import load_rewards
 from alignment.rewards import GroupReward
 from alignment.run import METRICS, run_alignment
-from task.config import RunConfig, RunSettings
+from benchmarks.align_summary import summary
+from benchmarks.minority import MINORITY, by_role, majority_and_minority
+from task.config import RunConfig, RunSettings, split_names
 from task.settings import Scalar
 from task.sources import load_survey
-from task.statistics import student_interval
 
 CONF = Path(__file__).parents[1] / "conf" / "global-opinions.toml"
 RULES = ("mean", "min", "max", "nash", "adaptive-alpha")
@@ -57,9 +56,14 @@ LEARNING_RATES = {"25M": 1e-3, "125M": 5e-4, "350M": 3e-4, "1B": 2e-4}
 def main() -> None:
     """Run what is missing, print the summary, and save it."""
     arguments = _arguments()
-    configs = [_config(arguments, seed) for seed in range(arguments.seeds)]
     for seed in range(arguments.seeds):
         _require_reward(arguments, seed)
+    configs = [_config(arguments, seed) for seed in range(arguments.seeds)]
+    own, roles = arguments.group, [dict[str, str]()] * arguments.seeds
+    if arguments.majority:
+        own = [MINORITY]
+        roles = [majority_and_minority(config, arguments.majority) for config in configs]
+        configs = list(map(_with_groups, configs, roles))
     per_seed: dict[int, dict[str, Any]] = {}
     throughput: dict[str, float] | None = None
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
@@ -71,7 +75,8 @@ def main() -> None:
                 "settings": configs[0].to_flat(),
                 "machine": _machine(arguments),
                 "free_text": throughput,
-                **summary(per_seed, arguments.group),
+                **summary({s: by_role(m, roles[s]) for s, m in per_seed.items()}, own),
+                "roles": roles,
                 "seeds": per_seed,
             }
             if arguments.output:
@@ -80,102 +85,6 @@ def main() -> None:
     print(
         json.dumps({k: v for k, v in results.items() if k not in ("seeds", "settings")}, indent=1)
     )
-
-
-def summary(per_seed: Mapping[int, Mapping[str, Any]], own: Sequence[str]) -> dict[str, Any]:
-    """Return what the policies gained, and what the optimum of their reward would have gained.
-
-    Args:
-        per_seed: `metrics.json` of each seed.
-        own: the groups that are aligned to alone.
-    """
-    runs = list(per_seed.values())
-    groups = sorted(set.intersection(*(set(run["base"]["groups"]) for run in runs)))
-    targets = list(runs[0]["targets"])
-
-    def over_seeds(*names: str, part: str = "") -> dict[str, dict[str, dict[str, float]]]:
-        """Return intervals of figures that each run gives for each target."""
-        entries = {t: [run["targets"][t] for run in runs] for t in targets}
-        if part:
-            entries = {t: [entry[part] for entry in of] for t, of in entries.items()}
-        return {
-            t: {name: _interval([entry[name] for entry in of]) for name in names}
-            for t, of in entries.items()
-        }
-
-    return {
-        "base": {g: _interval([run["base"]["groups"][g] for run in runs]) for g in groups},
-        **gains(runs, groups, targets, own, "alignment"),
-        "of_the_optimum": gains(runs, groups, targets, own, "optimum"),
-        "figures": over_seeds("win_rate", "kl_answers", "similarity_to_optimum", "outside"),
-        "training": over_seeds(
-            "reward_share_of_step",
-            "scored_pairs_per_second",
-            "generated_completions_per_second",
-            part="training",
-        ),
-    }
-
-
-def gains(
-    runs: Sequence[Mapping[str, Any]],
-    groups: Sequence[str],
-    targets: Sequence[str],
-    own: Sequence[str],
-    of: str,
-) -> dict[str, Any]:
-    """Return gains over the base model of groups under each target, and the two claims.
-
-    Args:
-        runs: `metrics.json` of each seed.
-        groups: those that all runs scored.
-        targets: what was aligned to.
-        own: the groups that are aligned to alone; figures of several are averaged in each run.
-        of: the scores that count, `alignment` (the policy's) or `optimum` (what the reward's
-            optimum would score).
-    """
-
-    def score(run: Mapping[str, Any], target: str, group: str) -> float:
-        after: float = run["targets"][target][of]["groups"][group]
-        before: float = run["base"]["groups"][group]
-        return after - before
-
-    gain = {t: {g: np.array([score(run, t, g) for run in runs]) for g in groups} for t in targets}
-    worst = {
-        t: np.array([run["targets"][t][of]["worst"] - run["base"]["worst"] for run in runs])
-        for t in targets
-    }
-    found: dict[str, Any] = {
-        "gain": {t: {g: _interval(v) for g, v in by.items()} for t, by in gain.items()},
-        "mean_gain": {t: _interval(np.mean(list(by.values()), axis=0)) for t, by in gain.items()},
-        "worst_gain": {t: _interval(v) for t, v in worst.items()},
-    }
-    alone = {f"group:{group}": group for group in own}
-    if alone.keys() <= gain.keys() and len(groups) > 1:
-        others = [
-            gain[t][g] - np.mean([gain[t][other] for other in groups if other != g], axis=0)
-            for t, g in alone.items()
-        ]
-        largest = [gain[t][g] == np.max(list(gain[t].values()), axis=0) for t, g in alone.items()]
-        found["one_group"] = {
-            "own_gain_minus_mean_gain_of_others": _interval(np.mean(others, axis=0)),
-            "own_gain_is_largest": int(np.sum(largest)),
-            "of": len(alone) * len(runs),
-            "own_gain_minus_its_gain_under": {
-                rule: _interval(
-                    np.mean([gain[t][g] - gain[rule][g] for t, g in alone.items()], axis=0)
-                )
-                for rule in gain
-                if rule not in alone
-            },
-        }
-    if "min" in worst:
-        found["maximin"] = {
-            "worst_gain_minus_that_under": {
-                t: _interval(worst["min"] - v) for t, v in worst.items() if t != "min"
-            },
-        }
-    return found
 
 
 def free_text_throughput(config: AlignConfig, arguments: argparse.Namespace) -> dict[str, float]:
@@ -270,12 +179,15 @@ def _config(arguments: argparse.Namespace, seed: int) -> AlignConfig:
     return AlignConfig.from_flat(flat | {key: given[key] for key in named})
 
 
-def _interval(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
-    """Return mean and 95 % t interval over seeds; of one seed there is no interval."""
-    found = {"mean": float(np.mean(values))}
-    if len(values) > 1:
-        found["low"], found["high"] = student_interval([float(value) for value in values])
-    return found
+def _with_groups(config: AlignConfig, roles: Mapping[str, str]) -> AlignConfig:
+    """Return the settings with these groups alone, the minority in place of the single groups."""
+    (minority,) = (group for group, role in roles.items() if role == MINORITY)
+    rules = [name for name in split_names(config.align.targets) if name in RULES]
+    changed = {
+        "reward.groups": " | ".join(roles),
+        "align.targets": " | ".join([f"group:{minority}", *rules]),
+    }
+    return AlignConfig.from_flat(config.to_flat() | changed)
 
 
 def _machine(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -298,6 +210,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write the results to this JSON file")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--group", nargs="+", default=["Brazil"], help="each aligned to alone")
+    parser.add_argument(
+        "--majority",
+        type=int,
+        default=0,
+        help="of so many groups that agree, and a minority of one, aligned to alone; 0: all groups",
+    )
     parser.add_argument("--rules", nargs="*", default=RULES, choices=RULES)
     parser.add_argument("--policy-size", default="tiny", choices=SIZES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

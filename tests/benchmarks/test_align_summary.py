@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.align import summary
+from benchmarks.align_summary import summary
 
 FIGURES = {"win_rate": 0.6, "kl_answers": 0.1, "similarity_to_optimum": 0.9, "outside": 0.0}
 TRAINING = {
