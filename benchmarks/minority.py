@@ -62,16 +62,12 @@ def majority_and_minority(config: AlignConfig, size: int) -> dict[str, str]:
 
 def by_role(metrics: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, Any]:
     """Return `metrics.json` with groups named by what they are, so that seeds can be compared."""
+    names = dict(roles) | {f"group:{group}": f"group:{role}" for group, role in roles.items()}
 
     def renamed(part: Any) -> Any:
         if not isinstance(part, dict):
             return part
-        return {
-            roles.get(key, f"group:{roles.get(key.removeprefix('group:'), '')}")
-            if key.removeprefix("group:") in roles
-            else key: renamed(value)
-            for key, value in part.items()
-        }
+        return {names.get(key, key): renamed(value) for key, value in part.items()}
 
     found: dict[str, Any] = renamed(dict(metrics))
     return found
