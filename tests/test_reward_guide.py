@@ -28,8 +28,8 @@ SMALL = {
     "export": "",
     "align": (
         "align.targets=min train.steps=2 train.prompts=2 train.generations=2 policy.width=16 "
-        "policy.heads=2 policy.layers=1 policy.warm-up-steps=2 questions.most-train=8 "
-        "questions.most-held-out=8"
+        "policy.heads=2 policy.layers=1 policy.warm-up-steps=2 questions.most-train=40 "
+        "questions.most-held-out=40"
     ),
 }
 """What is added to each command."""
