@@ -50,6 +50,14 @@ SIZES: dict[str, dict[str, Scalar]] = {
     "1B": {"policy.layers": 16, "policy.width": 2048, "policy.heads": 16},
 }
 """Settings of the policy; a layer of width w has 16 w^2 parameters."""
+PATHS = (
+    "align.directory",
+    "data.path",
+    "policy.path",
+    "reward.encoder",
+    "reward.held-out-path",
+    "reward.path",
+)
 LEARNING_RATES = {"25M": 1e-3, "125M": 5e-4, "350M": 3e-4, "1B": 2e-4}
 
 
@@ -72,12 +80,14 @@ def main() -> None:
             if throughput is None and arguments.jobs == 1 and arguments.free_text_steps:
                 throughput = free_text_throughput(configs[0], arguments)
             results = {
-                "settings": configs[0].to_flat(),
+                "settings": _without_paths(configs[0].to_flat()),
                 "machine": _machine(arguments),
                 "free_text": throughput,
                 **summary({s: by_role(m, roles[s]) for s, m in per_seed.items()}, own),
                 "roles": roles,
-                "seeds": per_seed,
+                "seeds": {
+                    s: {**m, "settings": _without_paths(m["settings"])} for s, m in per_seed.items()
+                },
             }
             if arguments.output:
                 arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +187,11 @@ def _config(arguments: argparse.Namespace, seed: int) -> AlignConfig:
     ).to_flat()
     named = {text.partition("=")[0].strip() for text in arguments.align_setting}
     return AlignConfig.from_flat(flat | {key: given[key] for key in named})
+
+
+def _without_paths(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return settings without the places where files are on this machine."""
+    return {key: value for key, value in settings.items() if key not in PATHS}
 
 
 def _with_groups(config: AlignConfig, roles: Mapping[str, str]) -> AlignConfig:
