@@ -122,9 +122,14 @@ class FederatedRewardModel:
         """Return (B,) float32 log-odds of every response for one group, or for each its own.
 
         Raises:
-            RewardError: a group has not scored its responses, or see `scores`.
+            RewardError: a group has not scored its responses, lengths differ, or see `scores`.
         """
         names = [group] * len(responses) if isinstance(group, str) else list(group)
+        Rollouts.of(prompts, responses, against)  # raises where they do not fit
+        if len(names) != len(responses):
+            raise RewardError(
+                f"{len(names)} groups for {len(responses)} responses: expected as many."
+            )
         self.require_groups(names)
         scores_B = torch.empty(len(names))
         for name in dict.fromkeys(names):
